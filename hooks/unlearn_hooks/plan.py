@@ -1,0 +1,100 @@
+"""What to record, how often, and in how many bytes."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from unlearn_hooks.errors import UnlearnError
+
+__all__ = ["Dtype", "Plan", "parse_bytes"]
+
+Dtype = Literal["bf16", "fp32", "native"]
+_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def parse_bytes(size: int | str) -> int:
+    """Read a size such as ``1073741824``, ``"512MiB"`` or ``"1 GB"``.
+
+    Args:
+        size: Bytes, or a number with one of the units B, KB, MB, GB, KiB, MiB, GiB.
+
+    Returns:
+        The number of bytes.
+
+    Raises:
+        UnlearnError: If the text is no size, or the size is not positive.
+    """
+    text = str(size).strip()
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = text[len(digits) :].strip().upper()
+    try:
+        value = int(float(digits) * _UNITS[unit])
+    except (ValueError, KeyError):
+        value = 0
+    if value <= 0:
+        raise UnlearnError(
+            f"The budget {size!r} is not a positive size. Write bytes, or a number with one of "
+            f"B, KB, MB, GB, KiB, MiB, GiB, such as '512MiB'."
+        )
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `record` writes during training.
+
+    The default keeps 12 to 24 evenly spread steps of the run, the feature statistics of short windows, one
+    loss and margin per sample and epoch, and the schedule.
+
+    Attributes:
+        updates: Record weights and mean gradients at chosen steps (for the method `mini`).
+        steps: K, how many evenly spread steps are kept at least; every k-th step is recorded, and when 2K are
+            held every other one is dropped and k doubled. ``None`` records every step of the run.
+        tail: How many of the very last steps are kept besides.
+        weights_dtype: How weights of a recorded step are stored.
+        gradient_dtype: How gradients are stored; fp16 is not offered since it loses small gradients.
+        parameters: Glob patterns of parameter names to record; ``("*",)`` means all of them.
+        budget: Most bytes the updates may take on disk, per process; K shrinks to fit, and the record says so.
+        features: Record feature statistics (n, sum, second moment), overall and per class (for `muda`).
+        head: Name of the classifier head whose input is the feature; ``None`` finds it.
+        window: Steps per feature window.
+        windows: How many of the latest windows are kept apart; older ones are folded into one.
+        samples: Record loss and margin per sample, once per epoch.
+        schedule: Record learning rates of all steps and the order of sample ids.
+        ids: ``"all"`` records the ids of every step, ``"recorded"`` only of the recorded updates.
+    """
+
+    updates: bool = True
+    steps: int | None = 12
+    tail: int = 2
+    weights_dtype: Dtype = "fp32"
+    gradient_dtype: Dtype = "bf16"
+    parameters: tuple[str, ...] = ("*",)
+    budget: int | str = "1GiB"
+    features: bool = True
+    head: str | None = None
+    window: int = 50
+    windows: int = 16
+    samples: bool = True
+    schedule: bool = True
+    ids: Literal["all", "recorded"] = "all"
+
+    def __post_init__(self) -> None:
+        findings = []
+        for name, least in (("steps", 1), ("tail", 0), ("window", 1), ("windows", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                findings.append(f"Plan({name}={value}) is too small; it must be {least} or more.")
+        for name in ("weights_dtype", "gradient_dtype"):
+            if getattr(self, name) not in Dtype.__args__:  # type: ignore[attr-defined]  # typing.Literal keeps its values there
+                findings.append(f"Plan({name}={getattr(self, name)!r}) is unknown; take 'bf16', 'fp32' or 'native'.")
+        if self.ids not in ("all", "recorded"):
+            findings.append(f"Plan(ids={self.ids!r}) is unknown; take 'all' or 'recorded'.")
+        if not self.parameters:
+            findings.append("Plan(parameters=()) would record nothing; take ('*',) or set updates=False.")
+        if findings:
+            raise UnlearnError.of(findings)
+        parse_bytes(self.budget)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values for the record's manifest."""
+        return asdict(self)

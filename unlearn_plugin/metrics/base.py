@@ -1,0 +1,115 @@
+"""Metric: one measurement about one model. Trial: all that the judge looks at."""
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from accelerate import Accelerator
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from unlearn_plugin.data import Samples
+from unlearn_plugin.measurement import Measurement
+from unlearn_plugin.outputs import Outputs, compute_outputs
+from unlearn_plugin.progress import Progress
+
+__all__ = ["Goal", "Metric", "Split", "Trial"]
+
+Split = Literal["forget", "retain", "controls"]
+
+
+class Goal(enum.Enum):
+    """Which way is good."""
+
+    HIGH = "high"
+    LOW = "low"
+    LIKE_REFERENCE = "like the reference"
+    CONTEXT = "context only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What the judge looks at; no method ever sees it.
+
+    Attributes:
+        forget: F, the samples that had to go.
+        retain: R or a random subset of it.
+        controls: The verdict half of the held-out data, never trained on and never shown to a method.
+        subjects: Data subject of each forget sample, numbered from 0; ``None`` counts every sample as its own.
+        forgotten_classes: Classes requested as a whole.
+        classes: Names of the classes.
+        original: The model before unlearning.
+        reference: A model retrained without F, if there is one.
+        accelerator: Device and precision.
+        seed: Randomness of the judge.
+        batch_size: Samples per forward pass.
+        progress: Wraps long loops in a bar.
+    """
+
+    forget: Samples
+    retain: Samples
+    controls: Samples
+    subjects: Int64[Tensor, " forget"] | None = None
+    forgotten_classes: tuple[int, ...] = ()
+    classes: tuple[str, ...]
+    original: nn.Module
+    reference: nn.Module | None = None
+    accelerator: Accelerator
+    seed: int = 0
+    batch_size: int = 256
+    progress: Progress = field(default_factory=Progress)
+    _outputs: dict[tuple[int, Split], tuple[nn.Module, Outputs]] = field(default_factory=dict, repr=False)
+
+    def outputs(self, model: nn.Module, split: Split) -> Outputs:
+        """Logits and features of `model` on one split, computed once and kept.
+
+        Args:
+            model: In any mode; it is run in evaluation mode and put back.
+            split: Which samples.
+
+        Returns:
+            The outputs, on the CPU, in fp32.
+        """
+        key = (id(model), split)
+        if key not in self._outputs:
+            samples: Mapping[Split, Samples] = {
+                "forget": self.forget, "retain": self.retain, "controls": self.controls
+            }
+            found = compute_outputs(
+                model, samples[split], self.accelerator, batch_size=self.batch_size, progress=self.progress
+            )
+            self._outputs[key] = (model, found)  # the model is held so that its id cannot be given away
+        return self._outputs[key][1]
+
+
+class Metric(ABC):
+    """One measurement about one model; asked for the model before, after and for the reference.
+
+    One metric is one file of this folder, and the file's name is the metric's name. Subclasses are frozen,
+    keyword-only dataclasses whose fields are their settings.
+
+    Attributes:
+        goal: Which way is good.
+        title: What the report calls it.
+        explanation: One plain sentence for the report's reader.
+        source: Paper and link, or "standard".
+    """
+
+    goal: ClassVar[Goal]
+    title: ClassVar[str]
+    explanation: ClassVar[str]
+    source: ClassVar[str]
+
+    @abstractmethod
+    def measure(self, model: nn.Module, trial: Trial) -> Measurement:
+        """Measure `model`.
+
+        Args:
+            model: The model before, after, or the reference.
+            trial: What the judge looks at.
+
+        Returns:
+            The value with its interval; ``Measurement.missing`` with the reason where it cannot be had.
+        """
