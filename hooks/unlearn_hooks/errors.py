@@ -10,7 +10,16 @@ class UnlearnError(Exception):
 
     The command line prints the message as it is, without a traceback, and ends with exit code 1. Bugs are
     other exceptions and keep their traceback.
+
+    Attributes:
+        findings: The single sentences; more than one when several things were found wrong at once.
     """
+
+    def __init__(self, *findings: str) -> None:
+        self.findings = findings
+        lines = [f"  {number}. {finding}" for number, finding in enumerate(findings, start=1)]
+        several = "\n".join([f"{len(findings)} things to mend:", *lines])
+        super().__init__(findings[0] if len(findings) == 1 else several)
 
     @classmethod
     def of(cls, findings: Sequence[str]) -> "UnlearnError":
@@ -22,7 +31,4 @@ class UnlearnError(Exception):
         Returns:
             An error that is the sentence itself if there is one, else a numbered list of all of them.
         """
-        if len(findings) == 1:
-            return cls(findings[0])
-        lines = [f"  {number}. {finding}" for number, finding in enumerate(findings, start=1)]
-        return cls("\n".join([f"{len(findings)} things to mend:", *lines]))
+        return cls(*findings)

@@ -1,0 +1,30 @@
+"""Take someone's data out of a trained image classifier, and show what came of it.
+
+The command line is ``unlearn``; the same words work from Python::
+
+    from unlearn_plugin import Job, run
+
+    outcome = run(Job(model="local-dir:model", data_dir="data", forget="forget.csv", method="mini",
+                      record="record", out="cleaned"))
+    print(outcome.verdict.status)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unlearn_plugin.job import Job
+    from unlearn_plugin.pipeline import Outcome, run
+    from unlearn_plugin.verification import verify
+
+__all__ = ["Job", "Outcome", "run", "verify"]
+__version__ = "0.1.0"
+
+_HOMES = {"Job": "job", "Outcome": "pipeline", "run": "pipeline", "verify": "verification"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # any public name
+    """Load a public name on first use, so that ``unlearn --help`` need not load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

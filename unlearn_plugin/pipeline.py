@@ -1,0 +1,268 @@
+"""The only file that wires everything: a job becomes a changed model, its measurements, a verdict and a folder."""
+
+import json
+import os
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unlearn_hooks.training_record import TrainingRecord
+from unlearn_plugin.evidence import write_digests
+from unlearn_plugin.guard import inspect_change
+from unlearn_plugin.job import Job, Prepared, prepare
+from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.progress import Progress
+from unlearn_plugin.registry import metrics
+from unlearn_plugin.report.card import render_card
+from unlearn_plugin.report.html import render_html
+from unlearn_plugin.report.report import SCHEMA, write_report
+from unlearn_plugin.unlearners.base import Evidence
+from unlearn_plugin.verdict import Verdict, decide
+
+__all__ = ["Outcome", "measure_all", "private_folder", "run"]
+
+_JUDGED_RETAIN = 10_000  # retained samples the judge looks at, at most
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+        folder: Where it was written.
+        report: Content of report.json.
+        verdict: What the measurements say.
+    """
+
+    folder: Path
+    report: Mapping[str, Any]
+    verdict: Verdict
+
+
+def run(job: Job, *, progress: Progress | None = None) -> Outcome:
+    """Unlearn, measure, judge and write the output folder.
+
+    Everything is checked before the first tensor is touched. The folder appears under its name only when it is
+    finished; weights that are not finite, unchanged or collapsed are never written.
+
+    Args:
+        job: What the user asked for.
+        progress: Wraps long loops in a bar.
+
+    Returns:
+        The outcome; ``outcome.verdict.released`` says whether the verdict lets the weights go.
+
+    Raises:
+        UnlearnError: If the job cannot be done, with every finding at once.
+    """
+    progress = progress or Progress()
+    prepared = prepare(job)
+    torch.manual_seed(job.seed)
+    model = prepared.checkpoint.copy()
+    started = time.perf_counter()
+    facts = prepared.method.unlearn(model, _evidence(prepared, progress))
+    seconds = time.perf_counter() - started
+    trial = make_trial(prepared, progress)
+    guard = inspect_change(prepared.checkpoint.model, model, trial)
+    after = None if guard["reasons"] else model
+    key = secrets.token_bytes(32)
+    report = {
+        **_head(prepared, key),
+        "procedure": _procedure(prepared, facts, seconds),
+        "guard": guard,
+        "measurements": measure_all(trial, after, progress),
+    }
+    report["model"]["after"] = {"digest": prepared.checkpoint.digest_of(model)} if after is not None else None
+    verdict = decide(report)
+    report["overall"] = {**asdict(verdict), "process": "COMPLETE", "erasure": "PENDING"}
+    folder = _write(prepared, report, after, key)
+    return Outcome(folder=folder, report=report, verdict=verdict)
+
+
+def private_folder(out: Path) -> Path:
+    """The folder beside the output that must not be published: the job with its paths, and the commitment's key."""
+    return out.with_name(out.name + ".private")
+
+
+def make_trial(prepared: Prepared, progress: Progress) -> Trial:
+    """Gather what the judge looks at.
+
+    Args:
+        prepared: The checked job.
+        progress: Wraps long loops in a bar.
+
+    Returns:
+        The trial; the retained samples are a random subset of at most 10,000.
+    """
+    splits = prepared.splits
+    generator = torch.Generator().manual_seed(prepared.job.seed)
+    chosen = torch.randperm(len(splits.retain), generator=generator)[:_JUDGED_RETAIN].sort().values
+    return Trial(
+        forget=splits.forget,
+        retain=splits.retain.select(chosen),
+        controls=splits.verdict,
+        subjects=splits.subjects,
+        forgotten_classes=splits.forgotten_classes,
+        classes=prepared.train.classes,
+        original=prepared.checkpoint.model,
+        reference=prepared.reference.model if prepared.reference else None,
+        accelerator=prepared.accelerator,
+        seed=prepared.job.seed,
+        batch_size=prepared.job.batch_size,
+        progress=progress,
+    )
+
+
+def measure_all(trial: Trial, after: nn.Module | None, progress: Progress) -> dict[str, Any]:
+    """Make every measurement on the model before, after, and on the reference.
+
+    Args:
+        trial: What the judge looks at.
+        after: The changed model; ``None`` when it was refused.
+        progress: Wraps the loop in a bar.
+
+    Returns:
+        The report's ``measurements``, by metric name.
+    """
+    models = {"before": trial.original, "after": after, "reference": trial.reference}
+    family = metrics()
+    found = {}
+    for name in progress(family.names(), "measuring"):
+        metric = family.create(name, {})
+        found[name] = {
+            "title": metric.title,
+            "explanation": metric.explanation,
+            "goal": metric.goal.value,
+            "source": metric.source,
+            **{who: metric.measure(model, trial).as_dict() if model else None for who, model in models.items()},
+        }
+    return found
+
+
+def _evidence(prepared: Prepared, progress: Progress) -> Evidence:
+    splits = prepared.splits
+    return Evidence(
+        forget=splits.forget,
+        retain=splits.retain,
+        tuning=splits.tuning,
+        record=prepared.record,
+        classes=prepared.checkpoint.num_classes,
+        forgotten_classes=splits.forgotten_classes,
+        fresh=prepared.checkpoint.fresh,
+        accelerator=prepared.accelerator,
+        seed=prepared.job.seed,
+        progress=progress,
+    )
+
+
+def _head(prepared: Prepared, key: bytes) -> dict[str, Any]:
+    splits, checkpoint, manifest = prepared.splits, prepared.checkpoint, prepared.manifest
+    now = datetime.now(timezone.utc)
+    return {
+        "schema": SCHEMA,
+        "report_id": str(uuid.uuid4()),
+        "created_utc": now.strftime("%Y-%m-%dT%H:%MZ"),
+        "request": {
+            "reference": manifest.request,
+            "received": manifest.received.isoformat() if manifest.received else None,
+            "kind": manifest.kind,
+            "n_samples": len(splits.forget),
+            "n_subjects": int(splits.subjects.max()) + 1 if splits.subjects is not None else None,
+            "commitment": {
+                "scheme": "hmac-sha256",
+                "digest": manifest.commitment(key),
+                "key_state": "held by the operator",
+            },
+        },
+        "model": {
+            "architecture": checkpoint.architecture,
+            "source": checkpoint.source,
+            "num_classes": checkpoint.num_classes,
+            "classes": list(prepared.train.classes),
+            "before": {"digest": checkpoint.digest},
+            "reference": {"digest": prepared.reference.digest} if prepared.reference else None,
+        },
+        "data": {
+            "n_train": len(prepared.train.ids),
+            "n_forget": len(splits.forget),
+            "n_retain": len(splits.retain),
+            "n_tuning": len(splits.tuning),
+            "n_verdict": len(splits.verdict),
+        },
+    }
+
+
+def _procedure(prepared: Prepared, facts: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    method = prepared.method
+    return {
+        "method": prepared.job.method,
+        "summary": method.summary,
+        "source": method.source,
+        "exact": method.exact,
+        "options": asdict(method),  # type: ignore[call-overload]  # every method is a dataclass; the base class is not
+        "seed": prepared.job.seed,
+        "seconds": round(seconds, 3),
+        "facts": dict(facts),
+        "environment": {
+            "python": ".".join(map(str, __import__("sys").version_info[:3])),
+            "torch": torch.__version__,
+            "timm": version("timm"),
+            "unlearn_plugin": version("unlearn-plugin"),
+            "device": prepared.accelerator.device.type,
+        },
+        "record": _record_facts(prepared.record) if prepared.record else None,
+    }
+
+
+def _record_facts(record: TrainingRecord) -> dict[str, Any]:
+    return {
+        "run_id": record.manifest["run_id"],
+        "digest": record.digest(),
+        "steps": record.recipe.get("steps"),
+        "complete": record.complete,
+    }
+
+
+def _write(prepared: Prepared, report: dict[str, Any], after: nn.Module | None, key: bytes) -> Path:
+    out = Path(prepared.job.out)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        if after is not None:
+            prepared.checkpoint.save(after, partial)
+        write_report(report, partial)
+        (partial / "report.html").write_text(render_html(report), encoding="utf-8")
+        (partial / "README.md").write_text(render_card(report), encoding="utf-8")
+        write_digests(partial)
+        _write_private(prepared.job, key)
+        if out.exists():
+            out.rmdir()  # prepare() saw that it is empty
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _write_private(job: Job, key: bytes) -> None:
+    folder = private_folder(Path(job.out))
+    folder.mkdir(mode=0o700, exist_ok=True)
+    absolute = replace(job, **{name: _absolute(getattr(job, name)) for name in ("forget", "data_dir", "record", "out")})
+    content = {"job": absolute.as_dict(), "commitment_key": key.hex()}
+    path = folder / "job.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
