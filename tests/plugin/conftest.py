@@ -1,0 +1,35 @@
+"""The demo's scene, made once: real digits, a network trained with the hook on, its record and a request."""
+
+from pathlib import Path
+
+import pytest
+
+from unlearn_plugin.demo import Scene, make_scene
+from unlearn_plugin.job import Job
+from unlearn_plugin.pipeline import Outcome, run
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return make_scene(tmp_path_factory.mktemp("scene") / "digits")
+
+
+def job_for(scene: Scene, out: Path, **changes: object) -> Job:
+    """A sound job on the scene, with some fields changed."""
+    fields = {
+        "model": f"local-dir:{scene.model}",
+        "data_dir": str(scene.data),
+        "forget": str(scene.forget),
+        "record": str(scene.record),
+        "method": "finetune",
+        "options": {"epochs": "1"},
+        "device": "cpu",
+        "out": str(out),
+    }
+    return Job(**{**fields, **changes})
+
+
+@pytest.fixture(scope="session")
+def finetuned(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The outcome of a short finetune on the scene."""
+    return run(job_for(scene, tmp_path_factory.mktemp("finetuned") / "out"))

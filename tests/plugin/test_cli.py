@@ -1,0 +1,319 @@
+"""The command line: what it prints, its exit codes, and every mistake a user can make."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+
+from unlearn_plugin.cli import comparison, main
+from unlearn_plugin.demo import Scene
+from unlearn_plugin.pipeline import Outcome
+
+Flags = dict[str, str | None]
+Mistake = Callable[[Scene, Path], Flags]
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words))
+
+
+def apply(scene: Scene, tmp: Path, changes: Flags, *more: str) -> Result:
+    """Run `unlearn apply` on the scene with some flags changed; None leaves a flag out."""
+    flags: Flags = {
+        "--model": f"local-dir:{scene.model}",
+        "--data-dir": str(scene.data),
+        "--forget": str(scene.forget),
+        "--record": str(scene.record),
+        "--method": "finetune",
+        "--device": "cpu",
+        "--out": str(tmp / "out"),
+        **changes,
+    }
+    words = [word for name, value in flags.items() if value is not None for word in (name, value)]
+    return invoke("apply", *words, *more)
+
+
+def text(tmp: Path, content: str | bytes, name: str = "forget.txt") -> Flags:
+    path = tmp / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return {"--forget": str(path)}
+
+
+def some_id(scene: Scene) -> str:
+    return scene.forget.read_text().splitlines()[1]
+
+
+def weights(scene: Scene, tmp: Path, change: Callable[[dict[str, torch.Tensor]], None] = lambda state: None) -> Path:
+    state = load_file(scene.model / "model.safetensors")
+    change(state)
+    save_file(state, tmp / "weights.safetensors")
+    return tmp / "weights.safetensors"
+
+
+def truncated(scene: Scene, tmp: Path) -> Flags:
+    path = weights(scene, tmp)
+    path.write_bytes(path.read_bytes()[:-1000])
+    return {"--model": str(path), "--arch": "test_resnet"}
+
+
+def garbage(scene: Scene, tmp: Path) -> Flags:
+    (tmp / "net.pth").write_bytes(b"not a checkpoint at all")
+    return {"--model": str(tmp / "net.pth"), "--arch": "test_resnet"}
+
+
+class Exploit:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("this must never be printed",))
+
+
+def pickled_code(scene: Scene, tmp: Path) -> Flags:
+    torch.save({"state_dict": Exploit()}, tmp / "net.pth")
+    return {"--model": str(tmp / "net.pth"), "--arch": "test_resnet"}
+
+
+def not_finite(scene: Scene, tmp: Path) -> Flags:
+    path = weights(scene, tmp, lambda state: state["fc.weight"].fill_(float("nan")))
+    return {"--model": str(path), "--arch": "test_resnet"}
+
+
+def folder_without_config(scene: Scene, tmp: Path) -> Flags:
+    (tmp / "model").mkdir()
+    shutil.copy(scene.model / "model.safetensors", tmp / "model")
+    return {"--model": f"local-dir:{tmp / 'model'}"}
+
+
+def one_class_too_many(scene: Scene, tmp: Path) -> Flags:
+    shutil.copytree(scene.data, tmp / "data")
+    for split in ("train", "validation"):
+        shutil.copytree(tmp / "data" / split / "9", tmp / "data" / split / "ten")
+    return {"--data-dir": str(tmp / "data")}
+
+
+def unreadable_image(scene: Scene, tmp: Path) -> Flags:
+    shutil.copytree(scene.data, tmp / "data")
+    next((tmp / "data" / "train" / "3").iterdir()).write_bytes(b"no picture")
+    return {"--data-dir": str(tmp / "data")}
+
+
+def empty_data(scene: Scene, tmp: Path) -> Flags:
+    (tmp / "data").mkdir()
+    return {"--data-dir": str(tmp / "data")}
+
+
+def function(tmp: Path, body: str, name: str = "data") -> Flags:
+    (tmp / "usersdata.py").write_text(body)
+    return {"--data": f"usersdata:{name}", "--data-dir": None}
+
+
+def held_out_id(scene: Scene, tmp: Path) -> Flags:
+    path = next((scene.data / "validation").rglob("*.png"))
+    return text(tmp, path.relative_to(scene.data / "validation").as_posix())
+
+
+def all_ids(scene: Scene, tmp: Path) -> Flags:
+    root = scene.data / "train"
+    return text(tmp, "\n".join(path.relative_to(root).as_posix() for path in root.rglob("*.png")))
+
+
+def record_of_another_model(scene: Scene, tmp: Path) -> Flags:
+    model = timm.create_model("test_vit", num_classes=10, in_chans=1, img_size=32)
+    save_file(model.state_dict(), tmp / "vit.safetensors")
+    return {"--model": str(tmp / "vit.safetensors"), "--arch": "test_vit", "--input-size": "32"}
+
+
+def record_of_other_data(scene: Scene, tmp: Path) -> Flags:
+    shutil.copytree(scene.data, tmp / "data")
+    next((tmp / "data" / "train" / "3").iterdir()).unlink()
+    return {"--data-dir": str(tmp / "data"), **text(tmp, "class=4")}
+
+
+def record_with_other_labels(scene: Scene, tmp: Path) -> Flags:
+    shutil.copytree(scene.data, tmp / "data")
+    moved = next((tmp / "data" / "train" / "3").iterdir())
+    moved.rename(tmp / "data" / "train" / "4" / moved.name)
+    return {"--data-dir": str(tmp / "data"), **text(tmp, "class=5")}
+
+
+def other_classes(scene: Scene, tmp: Path) -> Flags:
+    model = timm.create_model("test_resnet", num_classes=7, in_chans=1)
+    timm.models.save_for_hf(model, tmp / "seven", model_args={"in_chans": 1}, safe_serialization=True)
+    return {"--reference": f"local-dir:{tmp / 'seven'}"}
+
+
+def damaged_record(scene: Scene, tmp: Path) -> Flags:
+    shutil.copytree(scene.record, tmp / "record")
+    shard = next(path for path in (tmp / "record").rglob("update-*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    return {"--record": str(tmp / "record"), "--method": "mini"}
+
+
+def existing_out(scene: Scene, tmp: Path) -> Flags:
+    (tmp / "full").mkdir()
+    (tmp / "full" / "thesis.txt").write_text("precious")
+    return {"--out": str(tmp / "full")}
+
+
+MISTAKES: dict[str, tuple[Mistake, str]] = {
+    "a model name that does not exist": (lambda s, t: {"--model": "test_resent"}, "test_resnet"),
+    "a weights file that is not there": (lambda s, t: {"--model": "no.pth", "--arch": "test_resnet"}, "no.pth"),
+    "a weights file without --arch": (lambda s, t: {"--model": str(weights(s, t))}, "--arch"),
+    "weights of another architecture": (
+        lambda s, t: {"--model": str(weights(s, t)), "--arch": "resnet18"},
+        "resnet18",
+    ),
+    "an architecture that does not exist": (
+        lambda s, t: {"--model": str(weights(s, t)), "--arch": "resnet19"},
+        "resnet19",
+    ),
+    "the wrong number of classes": (
+        lambda s, t: {"--model": str(weights(s, t)), "--arch": "test_resnet", "--num-classes": "5"},
+        "fc",
+    ),
+    "truncated safetensors": (truncated, "weights.safetensors"),
+    "a file that is no checkpoint": (garbage, "net.pth"),
+    "a checkpoint with code in it": (pickled_code, "net.pth"),
+    "weights that are not finite": (not_finite, "fc.weight"),
+    "a model folder that is not there": (lambda s, t: {"--model": "local-dir:nowhere"}, "nowhere"),
+    "a model folder without config.json": (folder_without_config, "config.json"),
+    "a source that does not exist": (lambda s, t: {"--model": "ftp:model"}, "ftp"),
+    "a path without its prefix": (lambda s, t: {"--model": str(s.model)}, "local-dir:"),
+    "no data at all": (lambda s, t: {"--data-dir": None}, "--data-dir"),
+    "a data folder that is not there": (lambda s, t: {"--data-dir": "nowhere"}, "nowhere"),
+    "an empty data folder": (empty_data, "data"),
+    "a data set that does not exist": (lambda s, t: {"--dataset": "torch/cifer10"}, "cifer10"),
+    "a split that is not there": (lambda s, t: {"--val-split": "holdout"}, "holdout"),
+    "more classes in the data than in the head": (one_class_too_many, "11"),
+    "an image that cannot be read": (unreadable_image, "3/"),
+    "a data function that is not of the form": (lambda s, t: {"--data": "data", "--data-dir": None}, "package.module"),
+    "a data module that is not there": (lambda s, t: {"--data": "nowhere:data", "--data-dir": None}, "nowhere"),
+    "a data function that is not there": (lambda s, t: function(t, "", "data"), "data"),
+    "a data function that returns one thing": (lambda s, t: function(t, "def data(): return 1"), "held-out"),
+    "a manifest that is not there": (lambda s, t: {"--forget": "nowhere.csv"}, "nowhere.csv"),
+    "an empty manifest": (lambda s, t: text(t, ""), "empty"),
+    "a manifest that is not UTF-8": (lambda s, t: text(t, b"\xff\xfe\x00"), "UTF-8"),
+    "an unknown id": (lambda s, t: text(t, some_id(s) + "\n3/nobody.png"), "3/nobody.png"),
+    "an id twice": (lambda s, t: text(t, f"{some_id(s)}\n{some_id(s)}"), some_id),
+    "all of the data": (all_ids, "all"),
+    "an id of the held-out data": (held_out_id, "held"),
+    "a class that does not exist": (lambda s, t: text(t, "class=eleven"), "eleven"),
+    "a table without an id column": (lambda s, t: text(t, "name,age\na,1\n", "f.csv"), "id"),
+    "a line that is no JSON": (lambda s, t: text(t, '{"id": "a"}\n{id}\n', "f.jsonl"), "line 2"),
+    "a date that is none": (lambda s, t: text(t, f"# received: 2026-02-30\n{some_id(s)}"), "2026-02-30"),
+    "a method that does not exist": (lambda s, t: {"--method": "fintune"}, "finetune"),
+    "an option that does not exist": (lambda s, t: {"-o": "epoch=1"}, "epochs"),
+    "an option of the wrong type": (lambda s, t: {"-o": "epochs=many"}, "many"),
+    "an option out of range": (lambda s, t: {"-o": "epochs=-1"}, "-1"),
+    "an option that is no pair": (lambda s, t: {"-o": "epochs"}, "KEY=VALUE"),
+    "a record that is not there": (lambda s, t: {"--record": "nowhere"}, "nowhere"),
+    "a record that is none": (lambda s, t: {"--record": str(s.model)}, "record"),
+    "a record of another model": (record_of_another_model, "another model"),
+    "a record of other data": (record_of_other_data, "other data"),
+    "a record with other labels": (record_with_other_labels, "other data"),
+    "a record with a damaged shard": (damaged_record, "update-"),
+    "a method that needs a record without one": (lambda s, t: {"--record": None, "--method": "mini"}, "--record"),
+    "a reference that is not there": (lambda s, t: {"--reference": "local-dir:nowhere"}, "nowhere"),
+    "a reference with the same weights": (lambda s, t: {"--reference": f"local-dir:{s.model}"}, "same weights"),
+    "a reference with other classes": (other_classes, "7"),
+    "an output folder that is not empty": (existing_out, "exists already"),
+    "an output folder in a folder that is not there": (lambda s, t: {"--out": str(t / "a" / "b")}, "does not exist"),
+    "no retained data": (lambda s, t: {"--retain-fraction": "0"}, "--retain-fraction"),
+    "a negative seed": (lambda s, t: {"--seed": "-1"}, "--seed"),
+    "an empty batch": (lambda s, t: {"--batch-size": "0"}, "--batch-size"),
+    "a device that does not exist": (lambda s, t: {"--device": "tpu"}, "tpu"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_costs_one_sentence_and_leaves_nothing_behind(
+    mistake: str, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    make, expected = MISTAKES[mistake]
+    changes = make(scene, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    done = apply(scene, tmp_path, changes)
+    assert done.exit_code == 1, done.output + repr(done.exception)
+    message = done.output.removeprefix("Error: ").rstrip("\n")
+    assert (expected(scene) if callable(expected) else expected) in message
+    assert "\n" not in message, "one mistake, one line"
+    assert "Traceback" not in message
+    assert len(message) < 600
+    after = [path for path in sorted(tmp_path.rglob("*")) if "__pycache__" not in path.parts]
+    assert after == before
+
+
+def test_several_mistakes_are_told_at_once(scene: Scene, tmp_path: Path) -> None:
+    changes = {"--seed": "-1", "--method": "magic", "--record": "nowhere", **text(tmp_path, "3/nobody.png\nclass=x")}
+    done = apply(scene, tmp_path, changes)
+    assert done.exit_code == 1
+    for part in ("--seed", "magic", "nowhere", "3/nobody.png", "class", "5 things to mend"):
+        assert part in done.output
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(scene: Scene, tmp_path: Path) -> None:
+    done = apply(scene, tmp_path, {}, "--dry-run")
+    assert done.exit_code == 0
+    assert "forget     100 samples" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_flag_is_a_usage_error() -> None:
+    assert invoke("apply", "--modle", "x").exit_code == 2
+
+
+def test_a_verdict_that_refuses_release_ends_with_exit_code_3_and_keeps_the_report(
+    scene: Scene, tmp_path: Path
+) -> None:
+    done = apply(scene, tmp_path, {"-o": "learning_rate=1e30"})
+    assert done.exit_code == 3, done.output
+    assert "REFUSED" in done.output
+    assert (tmp_path / "out" / "report.html").exists()
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["model"]["after"] is None
+
+
+def test_methods_lists_every_method_and_explains_one() -> None:
+    listing = invoke("methods").output
+    assert all(name in listing for name in ("retrain", "finetune", "mini", "muda"))
+    assert "epochs" in invoke("methods", "finetune").output
+    assert invoke("methods", "magic").exit_code == 1
+
+
+def test_inspect_tells_the_kinds_apart(scene: Scene, finetuned: Outcome) -> None:
+    kinds = {
+        scene.record: "record of a training run",
+        scene.model: "checkpoint",
+        scene.forget: "forget manifest",
+        finetuned.folder: "output of unlearn apply",
+    }
+    for path, kind in kinds.items():
+        done = invoke("inspect", str(path))
+        assert done.exit_code == 0, done.output
+        assert kind in done.output
+
+
+def test_verify_says_ok_and_names_a_changed_file(finetuned: Outcome, tmp_path: Path) -> None:
+    done = invoke("verify", str(finetuned.folder))
+    assert done.exit_code == 0, done.output
+    assert "measured again" in done.output
+    copy = shutil.copytree(finetuned.folder, tmp_path / "copy")
+    (copy / "README.md").write_text("# All good")
+    done = invoke("verify", str(copy))
+    assert done.exit_code == 1
+    assert "README.md" in done.output
+
+
+def test_the_table_shows_a_dash_for_what_was_not_measured(finetuned: Outcome) -> None:
+    report = json.loads(json.dumps(finetuned.report))
+    report["measurements"]["membership"]["after"] = None
+    report["measurements"]["utility"]["after"] = None
+    row = comparison([report]).splitlines()[2]
+    assert row.startswith("finetune")
+    assert row.count("–") == 5

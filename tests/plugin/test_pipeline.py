@@ -1,0 +1,90 @@
+"""One job from the manifest to the folder; what is published and what is not."""
+
+import getpass
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from tests.plugin.conftest import job_for
+from unlearn_plugin import pipeline
+from unlearn_plugin.checkpoint import Checkpoint
+from unlearn_plugin.demo import Scene
+from unlearn_plugin.pipeline import Outcome, private_folder, run
+from unlearn_plugin.registry import metrics
+
+
+def test_the_output_is_a_folder_timm_loads_with_the_same_keys_shapes_and_types(
+    scene: Scene, finetuned: Outcome
+) -> None:
+    before, after = (load_file(folder / "model.safetensors") for folder in (scene.model, finetuned.folder))
+    assert {name: (t.shape, t.dtype) for name, t in before.items()} == {n: (t.shape, t.dtype) for n, t in after.items()}
+    loaded = timm.create_model(f"local-dir:{finetuned.folder}", pretrained=True).eval()
+    ours = Checkpoint.load(f"local-dir:{finetuned.folder}").model.eval()
+    images = torch.randn(3, 1, 32, 32)
+    assert torch.equal(loaded(images), ours(images))
+    assert not torch.equal(loaded.fc.weight, before["fc.weight"])
+
+
+def test_the_report_holds_every_metric_for_before_and_after(finetuned: Outcome) -> None:
+    report = json.loads((finetuned.folder / "report.json").read_text())
+    assert set(report["measurements"]) == set(metrics().names())
+    for measurement in report["measurements"].values():
+        assert measurement["before"] is not None
+        assert measurement["after"] is not None
+        assert measurement["reference"] is None
+    assert report["request"]["n_samples"] == 100
+    assert report["procedure"]["options"]["epochs"] == 1
+
+
+def test_the_model_before_is_untouched(scene: Scene, finetuned: Outcome) -> None:
+    report = json.loads((finetuned.folder / "report.json").read_text())
+    assert report["model"]["before"]["digest"] == Checkpoint.load(f"local-dir:{scene.model}").digest
+
+
+def test_no_published_file_names_a_sample_a_path_the_user_or_the_machine(scene: Scene, finetuned: Outcome) -> None:
+    ids = scene.forget.read_text().split()[1:]
+    names = {Path(name).name for name in ids} | {str(scene.data), str(scene.model), str(Path.home())}
+    names |= {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 4}
+    for path in finetuned.folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert [name for name in names if name.encode() in content] == [], path.name
+
+
+def test_the_private_folder_is_for_its_owner_only(finetuned: Outcome) -> None:
+    folder = private_folder(finetuned.folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "job.json").stat().st_mode) == 0o600
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(scene: Scene, tmp_path: Path) -> None:
+    digests = []
+    for number, seed in enumerate((0, 0, 1)):
+        outcome = run(job_for(scene, tmp_path / str(number), seed=seed))
+        digests.append(outcome.report["model"]["after"]["digest"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_failure_while_writing_leaves_nothing(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(report: object) -> str:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pipeline, "render_html", fail)
+    with pytest.raises(OSError, match="no space"):
+        run(job_for(scene, tmp_path / "out"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_reference_is_measured_beside_the_model(scene: Scene, finetuned: Outcome, tmp_path: Path) -> None:
+    outcome = run(job_for(scene, tmp_path / "out", reference=f"local-dir:{finetuned.folder}", seed=5))
+    for measurement in outcome.report["measurements"].values():
+        assert measurement["reference"] is not None
+    told, again = (o.report["measurements"]["membership"] for o in (finetuned, outcome))
+    assert again["reference"]["n"] == told["after"]["n"]
