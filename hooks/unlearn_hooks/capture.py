@@ -1,0 +1,227 @@
+"""Looks into the model and the optimizer. The only file that registers hooks; every hook is removed again."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, is_grad_enabled, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from unlearn_hooks.errors import UnlearnError
+
+__all__ = [
+    "HeadInput",
+    "find_head",
+    "head_input",
+    "watch_every_optimizer",
+    "watch_every_training_forward",
+    "watch_optimizer",
+    "watch_training_forward",
+]
+
+
+def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Module]:
+    """Find the classifier head, whose input is the feature of a sample.
+
+    Without a name it is what timm's ``get_classifier()`` returns (the first one of several), or else the last
+    ``nn.Linear`` or 1x1 ``nn.Conv2d`` in the order of the modules.
+
+    Args:
+        model: A classifier, wrapped or not.
+        name: Name of the head as in ``model.named_modules()``.
+
+    Returns:
+        Name and module of the head.
+
+    Raises:
+        UnlearnError: If there is no such module, or none that could be the head.
+    """
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    candidates = [key for key, module in modules.items() if _could_be_head(module)]
+    if name is not None:
+        if name not in modules:
+            raise UnlearnError(
+                f"The model has no module {name!r} to take as classifier head; name one of its modules, such as "
+                f"{', '.join(candidates[-5:]) or ', '.join(list(modules)[-5:])}."
+            )
+        return name, modules[name]
+    declared = _declared_head(model)
+    found = next((key for key in candidates if modules[key] is declared), None)
+    if found is None and declared is None and candidates:
+        found = candidates[-1]
+    if found is None:
+        raise UnlearnError(
+            f"No classifier head was found in {type(model).__name__}; name the module whose input is the feature, "
+            f"one of {', '.join(candidates[-5:]) or ', '.join(list(modules)[-5:])}."
+        )
+    return found, modules[found]
+
+
+def _could_be_head(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+
+
+def _declared_head(model: nn.Module) -> nn.Module | None:
+    """Ask the outermost module that knows; a wrapper such as DistributedDataParallel does not."""
+    for module in model.modules():
+        ask = getattr(module, "get_classifier", None)
+        if callable(ask):
+            head = ask()
+            return head[0] if isinstance(head, (tuple, list, nn.ModuleList)) else head
+    return None
+
+
+def _as_features(head: nn.Module, tensor: Tensor) -> Float[Tensor, "n d"]:
+    """Make one row per sample; a head that is applied at several positions sees their mean."""
+    if isinstance(head, nn.Linear):
+        return tensor.flatten(1, -2).mean(1) if tensor.ndim > 2 else tensor
+    if isinstance(head, nn.Conv2d):
+        return tensor.flatten(2).mean(2) if tensor.ndim > 2 else tensor
+    return tensor.flatten(1)
+
+
+class HeadInput:
+    """The input of the head in the latest forward pass."""
+
+    def __init__(self) -> None:
+        self._features: Tensor | None = None
+
+    @property
+    def features(self) -> Float[Tensor, "n d"]:
+        """The features, attached to the autograd graph.
+
+        Raises:
+            UnlearnError: If no forward pass reached the head yet.
+        """
+        if self._features is None:
+            raise UnlearnError("The classifier head was not called yet; run the model, or name the head that it calls.")
+        return self._features
+
+
+@contextmanager
+def head_input(model: nn.Module, head: str | nn.Module | None = None) -> Iterator[HeadInput]:
+    """Watch the input of the classifier head in training and evaluation passes, with or without gradients.
+
+    Args:
+        model: A classifier.
+        head: Its head, by name or as the module; ``None`` finds it.
+
+    Yields:
+        An object whose `features` are the (n, d) input of the head in the latest forward pass.
+    """
+    module = head if isinstance(head, nn.Module) else find_head(model, head)[1]
+    seen = HeadInput()
+
+    def look(caller: nn.Module, args: tuple[Any, ...]) -> None:
+        if caller is module:  # a deep copy of the model carries this hook as well
+            seen._features = _as_features(module, args[0])
+
+    handle = module.register_forward_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+        seen._features = None
+
+
+def _is_training(module: nn.Module) -> bool:
+    return module.training and is_grad_enabled()
+
+
+def _logits(output: Any) -> Tensor | None:  # noqa: ANN401  # whatever the user's model returns
+    """Find the logits in what a model returned: a tensor, a tuple that starts with it, or something with names."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    for name in ("logits", "output"):
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        output = found if isinstance(found, Tensor) else output
+    return output.detach().clone() if isinstance(output, Tensor) and output.ndim == 2 else None
+
+
+@contextmanager
+def watch_training_forward(
+    model: nn.Module, head: nn.Module, saw: Callable[[Tensor | None, Tensor | None], None]
+) -> Iterator[None]:
+    """Tell the features and logits of every training forward pass: training mode, and gradients are on.
+
+    Args:
+        model: The model being trained; a deep copy of it, such as an averaged model, is not listened to.
+        head: Its classifier head.
+        saw: Called after the pass with copies of the head's input (n, d) and the model's output (n, C), each ``None``
+            where there was none.
+
+    Yields:
+        Nothing.
+    """
+    features: list[Tensor] = []
+
+    def enter(caller: nn.Module, args: tuple[Any, ...]) -> None:
+        if caller is head and _is_training(head) and args:
+            features[:] = [_as_features(head, args[0]).detach().clone()]
+
+    def leave(caller: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401  # the user's
+        if caller is model and _is_training(model):
+            saw(features.pop() if features else None, _logits(output))
+
+    handles = [head.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def watch_optimizer(
+    optimizer: Optimizer, before: Callable[[Optimizer], None], after: Callable[[Optimizer], None]
+) -> Iterator[None]:
+    """Call `before` and `after` round every step of an optimizer.
+
+    Gradients may be looked at only in `after`: before the step a closure has not run yet, and a fused optimizer
+    still holds them multiplied by the loss scale.
+
+    Args:
+        optimizer: The optimizer; of a wrapper, the one inside that makes the step.
+        before: Called with the weights that the gradient belongs to.
+        after: Called with the new weights and the gradient that was applied.
+
+    Yields:
+        Nothing.
+    """
+    handles = [
+        optimizer.register_step_pre_hook(lambda stepping, args, kwargs: before(stepping)),
+        optimizer.register_step_post_hook(lambda stepping, args, kwargs: after(stepping)),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def watch_every_optimizer(before: Callable[[Optimizer], None]) -> Iterator[None]:
+    """Call `before` ahead of every step of every optimizer of this process."""
+    handle = register_optimizer_step_pre_hook(lambda stepping, args, kwargs: before(stepping))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def watch_every_training_forward(before: Callable[[nn.Module], None]) -> Iterator[None]:
+    """Call `before` ahead of every training forward pass of every module of this process."""
+
+    def enter(caller: nn.Module, args: tuple[Any, ...]) -> None:
+        if _is_training(caller):
+            before(caller)
+
+    handle = register_module_forward_pre_hook(enter)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,397 @@
+"""The record on disk: a journal per process, unique shards, and a few JSON files. Only this file knows its bytes."""
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from unlearn_hooks.errors import UnlearnError
+
+__all__ = ["SCHEMA", "RecordWriter", "Shard", "TrainingRecord", "weights_digest", "write_json"]
+
+SCHEMA = 1
+_JOURNAL = "journal.jsonl"
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Name a set of weights, such as a `state_dict`, by what is in it.
+
+    Args:
+        tensors: Named tensors of any device and layout.
+
+    Returns:
+        Hex sha256 over name, dtype, shape and raw bytes of every tensor, in the order of the names.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write a JSON file, readable by its owner only, so that a crash leaves the old one or the new one.
+
+    Args:
+        path: The file; its folder exists.
+        value: Plain values.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    _write(path, json.dumps(value, indent=1).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write under a temporary name, make sure it is on disk, then rename."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or removal in the folder survive a power loss, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _line(event: Mapping[str, Any]) -> bytes:
+    body = json.dumps(event, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def _read_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Read the journal's events and how many bytes of it are whole; a torn last line is what a crash leaves behind."""
+    data = path.read_bytes() if path.exists() else b""
+    events: list[dict[str, Any]] = []
+    good = 0
+    while good < len(data):
+        end = data.find(b"\n", good)
+        crc, _, body = data[good:end].partition(b" ")
+        if end < 0 or crc != b"%08x" % zlib.crc32(body):
+            break
+        events.append(json.loads(body))
+        good = end + 1
+    if data.find(b"\n", good) not in (-1, len(data) - 1):  # more lines follow: no crash does that
+        raise UnlearnError(
+            f"The journal {path} is damaged at line {len(events) + 1}, so what follows cannot be trusted; "
+            f"bring the file back from a copy, or record the training again."
+        )
+    return events, good
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a record: tensors about the steps `first` to `last` (both included).
+
+    Attributes:
+        kind: Which collector wrote it.
+        first: First step it is about.
+        last: Last step it is about.
+        meta: Plain values that the collector wrote with it.
+        path: The safetensors file.
+        rank: Process that wrote it.
+        sha256: Digest of the file; ``None`` for a shard that is still on its way to the disk.
+    """
+
+    kind: str
+    first: int
+    last: int
+    meta: Mapping[str, Any]
+    path: Path
+    rank: int = 0
+    sha256: str | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Read the tensors.
+
+        Returns:
+            The tensors by name, on the CPU.
+
+        Raises:
+            UnlearnError: If the file is missing or not what the journal says was written.
+        """
+        try:
+            data = self.path.read_bytes()
+            if self.sha256 not in (None, hashlib.sha256(data).hexdigest()):
+                raise UnlearnError(
+                    f"The file {self.path} of the record is damaged: its content is not what the journal says was "
+                    f"written; bring it back from a copy, or record the training again."
+                )
+            tensors: dict[str, Tensor] = load_tensors(data)
+            return tensors
+        except (OSError, SafetensorError) as error:
+            raise UnlearnError(
+                f"The file {self.path} of the record cannot be read ({error}); bring it back from a copy, or record "
+                f"the training again."
+            ) from error
+
+
+def _live_shards(folder: Path, events: Sequence[Mapping[str, Any]]) -> list[Shard]:
+    """Apply the journal: a shard is alive if it was written, not dropped, and not rewound."""
+    live: dict[str, Shard] = {}
+    rank = int(folder.name.removeprefix("rank"))
+    for event in events:
+        match event["event"]:
+            case "shard":
+                path = folder / event["file"]
+                known = {name: event[name] for name in ("kind", "first", "last", "meta", "sha256")}
+                live[event["file"]] = Shard(**known, path=path, rank=rank)
+            case "drop":
+                live.pop(event["file"], None)
+            case "rewind":
+                live = {file: shard for file, shard in live.items() if shard.last < event["to"]}
+    return list(live.values())
+
+
+class RecordWriter:
+    """Writes one process's part of a record; the first write to an existing one starts a new attempt in it.
+
+    A shard exists only if a line of the journal names it, and the line is written after the file. Rewinding and
+    dropping are journaled before a file is removed. So the record can be read after a crash at any moment.
+
+    Args:
+        folder: The record; made if it is missing, readable by its owner only.
+        rank: Number of this process among those that train together.
+
+    Attributes:
+        finished: The record was complete when it was opened.
+        attempt: Number of this attempt, counted from 0.
+
+    Raises:
+        UnlearnError: If the folder cannot be written, or holds a damaged journal or something that is no record.
+    """
+
+    def __init__(self, folder: str | Path, *, rank: int = 0) -> None:
+        self.folder = Path(folder)
+        self.rank = rank
+        self._own = self.folder / f"rank{rank:05d}"
+        try:
+            self._open()
+        except OSError as error:
+            raise UnlearnError(
+                f"The record cannot be written to {self.folder} ({error.strerror or error}); give a folder that you "
+                f"may write to and that has room."
+            ) from error
+
+    def _open(self) -> None:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self._own):
+            if folder == self.folder and folder.is_dir() and any(folder.iterdir()) and not _looks_like_record(folder):
+                raise UnlearnError(
+                    f"The folder {folder} is not empty and holds no record; give an empty or a new folder to record to."
+                )
+            folder.mkdir(mode=0o700, exist_ok=True)
+        path = self._own / _JOURNAL
+        events, good = _read_journal(path)
+        self._journal = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(self._journal, good)
+        os.lseek(self._journal, good, os.SEEK_SET)
+        self._live = _live_shards(self._own, events)
+        self.finished = bool(events) and events[-1]["event"] == "close"
+        self.attempt = sum(event["event"] == "attempt" for event in events)
+        self._names = 0
+        self._begun = False
+
+    def append(
+        self, kind: str, tensors: Mapping[str, Tensor], *, first: int, last: int, meta: Mapping[str, Any]
+    ) -> Shard | None:
+        """Write one shard. The writer takes the tensors over: they may not be changed afterwards.
+
+        Args:
+            kind: Kind of evidence, a word that may be part of a file name.
+            tensors: What to write.
+            first: First step it is about.
+            last: Last step it is about.
+            meta: Plain values to keep with it.
+
+        Returns:
+            The shard, or ``None`` if it was not written because an earlier one is still being written (the journal
+            then says so).
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        shard = self._named(kind, first, last, meta)
+        self._save(shard, tensors)
+        self._live.append(shard)
+        return shard
+
+    def _named(self, kind: str, first: int, last: int, meta: Mapping[str, Any]) -> Shard:
+        self._names += 1  # two shards of one kind may end at the same step
+        file = f"{kind}-a{self.attempt:03d}-{last:09d}-{self._names:06d}.safetensors"
+        return Shard(kind, first, last, dict(meta), self._own / file, self.rank)
+
+    def _save(self, shard: Shard, tensors: Mapping[str, Tensor]) -> None:
+        data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        _write(shard.path, data)
+        self._journal_line(
+            "shard", file=shard.path.name, kind=shard.kind, first=shard.first, last=shard.last, meta=shard.meta,
+            bytes=len(data), sha256=hashlib.sha256(data).hexdigest(),
+        )  # fmt: skip
+
+    def shards(self, kind: str) -> list[Shard]:
+        """Return the shards of a kind that are alive now, those of earlier attempts included, sorted by first step."""
+        return sorted((shard for shard in self._live if shard.kind == kind), key=lambda shard: shard.first)
+
+    def drop(self, shard: Shard) -> None:
+        """Take a shard out of the record and remove its file."""
+        self._live = [other for other in self._live if other.path != shard.path]
+        self.note("drop", file=shard.path.name)
+        shard.path.unlink(missing_ok=True)
+
+    def note(self, event: str, **fields: Any) -> None:  # noqa: ANN401  # any plain value
+        """Write a line about something that happened, such as a skipped capture, to the journal."""
+        self._journal_line(event, **fields)
+
+    def _journal_line(self, event: str, **fields: Any) -> None:  # noqa: ANN401  # any plain value
+        if not self._begun:  # a record that is opened but not trained on stays as it is
+            self._begun = True
+            self._journal_line("attempt", number=self.attempt)
+        os.write(self._journal, _line({"event": event, **fields}))
+        os.fsync(self._journal)
+
+    def rewind(self, step: int) -> None:
+        """Forget everything about `step` and later steps: training goes on from the weights before that step."""
+        dead = [shard for shard in self._live if shard.last >= step]
+        self._live = [shard for shard in self._live if shard.last < step]
+        self.note("rewind", to=step)
+        for shard in dead:
+            shard.path.unlink(missing_ok=True)
+
+    def flush(self) -> None:
+        """Wait until everything handed over is on disk; this writer never leaves anything open."""
+
+    def close(self) -> None:
+        """Finish the attempt; the record is complete from here on."""
+        self.note("close")
+        os.close(self._journal)
+
+
+def _looks_like_record(folder: Path) -> bool:
+    return (folder / "manifest.json").exists() or any(folder.glob(f"rank*/{_JOURNAL}"))
+
+
+def _read_json(path: Path) -> Any:  # noqa: ANN401  # JSON is any plain value
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UnlearnError(
+            f"The file {path} of the record cannot be read ({error}); bring it back from a copy, or record the "
+            f"training again."
+        ) from error
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """A record that a training left behind, opened for reading.
+
+    Attributes:
+        folder: Where it is.
+        manifest: schema, run_id, plan, parameters (name, shape, dtype, recorded), head, versions, classes and the digest
+            final_weights.
+        recipe: optimizer, groups, batch size and whatever the user added.
+        data: n, id_kind, fingerprint of the training data.
+        ids: Stable name of each row of the root data set, or ``None`` if it was not written (yet).
+        complete: The training was recorded to its end, by every process.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    data: Mapping[str, Any]
+    ids: tuple[str, ...] | None
+    complete: bool
+    _shards: tuple[Shard, ...] = field(repr=False)
+    _journals: tuple[bytes, ...] = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "TrainingRecord":
+        """Open a record, also that of a training that crashed.
+
+        Args:
+            folder: What was given to `record`.
+
+        Returns:
+            The record as of now.
+
+        Raises:
+            UnlearnError: If there is no record, it is of a newer schema, or something in it is damaged.
+        """
+        folder = Path(folder)
+        manifest = _read_json(folder / "manifest.json") if folder.is_dir() else None
+        if not isinstance(manifest, dict) or "schema" not in manifest:
+            raise UnlearnError(
+                f"{folder} is not a training record (it has no manifest.json); give the folder that was given to "
+                f"record()."
+            )
+        if manifest["schema"] != SCHEMA:
+            raise UnlearnError(
+                f"The record {folder} has schema {manifest['schema']}, and this version reads schema {SCHEMA}; "
+                f"install a newer version."
+            )
+        shards: list[Shard] = []
+        endings, journals = [], []
+        for path in sorted(folder.glob(f"rank*/{_JOURNAL}")):
+            events, good = _read_journal(path)
+            shards += _checked(_live_shards(path.parent, events))
+            endings.append(events[-1]["event"] if events else None)
+            journals.append(path.read_bytes()[:good])
+        ids = _read_json(folder / "ids.json")
+        return cls(
+            folder=folder,
+            manifest=manifest,
+            recipe=_read_json(folder / "recipe.json") or {},
+            data=_read_json(folder / "data.json") or {},
+            ids=tuple(ids["ids"]) if ids else None,
+            complete=len(endings) == manifest.get("world", 1) and set(endings) == {"close"},
+            _shards=tuple(sorted(shards, key=lambda shard: (shard.first, shard.rank))),
+            _journals=tuple(journals),
+        )
+
+    def shards(self, kind: str) -> list[Shard]:
+        """Return the shards of a kind, with rewinds and drops applied, sorted by their first step."""
+        return [shard for shard in self._shards if shard.kind == kind]
+
+    def digest(self) -> str:
+        """Return the hex sha256 of manifest and journals; the journals hold the digest of every shard."""
+        digest = hashlib.sha256((self.folder / "manifest.json").read_bytes())
+        for journal in self._journals:
+            digest.update(journal)
+        return digest.hexdigest()
+
+
+def _checked(shards: list[Shard]) -> list[Shard]:
+    missing = [shard.path for shard in shards if not shard.path.is_file()]
+    if missing:
+        raise UnlearnError(
+            f"The record lacks {len(missing)} file(s) that its journal names, the first is {missing[0]}; "
+            f"bring them back from a copy, or record the training again."
+        )
+    return shards

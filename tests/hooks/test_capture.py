@@ -1,0 +1,223 @@
+import copy
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from unlearn_hooks.capture import (
+    find_head,
+    head_input,
+    watch_every_optimizer,
+    watch_every_training_forward,
+    watch_optimizer,
+    watch_training_forward,
+)
+from unlearn_hooks.errors import UnlearnError
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def hooks_of(model: nn.Module) -> int:
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("test_resnet", "fc"),
+        ("test_vit", "head"),
+        ("test_convnext", "head.fc"),
+        ("deit_tiny_distilled_patch16_224", "head"),
+    ],
+)
+def test_timm_models_name_their_head(name: str, head: str) -> None:
+    model = timm.create_model(name, num_classes=7)
+    found, module = find_head(model)
+    assert found == head
+    assert module is model.get_submodule(head)
+
+
+def test_other_models_have_their_last_linear_layer_or_1x1_convolution_as_head() -> None:
+    assert find_head(small())[0] == "3"
+    convolutional = nn.Sequential(nn.Linear(3, 3), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1), nn.AdaptiveAvgPool2d(1))
+    assert find_head(convolutional)[0] == "2"
+
+
+def test_the_head_of_a_wrapped_model_is_still_the_declared_one() -> None:
+    model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3)  # its last linear layer is head_dist
+    assert find_head(nn.Sequential(model))[0] == "0.head"
+
+
+def test_a_named_head_is_taken_and_an_unknown_one_is_answered_with_the_candidates() -> None:
+    model = small()
+    assert find_head(model, "1") == ("1", model[1])
+    with pytest.raises(UnlearnError, match=r"no module 'fc' .* such as 1, 3"):
+        find_head(model, "fc")
+
+
+def test_a_model_without_a_head_is_an_error() -> None:
+    with pytest.raises(UnlearnError, match="No classifier head"):
+        find_head(nn.Sequential(nn.Conv2d(3, 8, 3)))
+    with pytest.raises(UnlearnError, match="No classifier head was found in ResNet"):
+        find_head(timm.create_model("test_resnet", num_classes=0))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_the_head_input_times_the_head_gives_the_logits(name: str) -> None:
+    model = timm.create_model(name, num_classes=4).eval()
+    with head_input(model) as seen:
+        logits = model(torch.randn(2, 3, 160, 160))
+    head = model.get_classifier()
+    with head_input(model, "fc" if name == "test_resnet" else None) as seen:
+        logits = model(torch.randn(2, 3, 160, 160))
+        assert torch.allclose(seen.features @ head.weight.T + head.bias, logits, atol=1e-5)
+
+
+def test_the_head_input_is_that_of_the_latest_pass_and_carries_gradients() -> None:
+    model = small()
+    with head_input(model) as seen:
+        model(torch.randn(2, 12))
+        model(torch.ones(6, 12))
+        assert seen.features.shape == (6, 5)
+        seen.features.sum().backward()
+    assert model[1].weight.grad is not None
+    assert hooks_of(model) == 0
+
+
+def test_a_head_at_several_positions_sees_the_mean_over_them() -> None:
+    tokens, maps = torch.randn(2, 7, 5), torch.randn(2, 5, 3, 4)
+    linear, convolution = nn.Sequential(nn.Linear(5, 3)), nn.Sequential(nn.Conv2d(5, 3, 1))
+    with head_input(linear) as seen:
+        linear(tokens)
+        assert torch.allclose(seen.features, tokens.mean(1))
+    with head_input(convolution) as seen:
+        convolution(maps)
+        assert torch.allclose(seen.features, maps.mean((2, 3)), atol=1e-6)
+
+
+def test_looking_before_any_pass_is_an_error_and_the_hook_goes_even_after_an_exception() -> None:
+    model = small()
+
+    def look() -> Tensor:
+        with head_input(model) as seen:
+            assert hooks_of(model) == 1
+            return seen.features
+
+    with pytest.raises(UnlearnError, match="was not called yet"):
+        look()
+    assert hooks_of(model) == 0
+
+
+def test_a_copy_of_the_model_is_not_listened_to() -> None:
+    model = small()
+    with head_input(model) as seen:
+        model(torch.zeros(1, 12))
+        copy.deepcopy(model)(torch.ones(4, 12))
+        assert seen.features.shape == (1, 5)
+
+
+def test_only_training_passes_of_the_model_itself_are_told() -> None:
+    model = small()
+    told: list[tuple[Tensor | None, Tensor | None]] = []
+    images = torch.randn(4, 12)
+    with watch_training_forward(model, model[3], lambda *seen: told.append(seen)):
+        average = copy.deepcopy(model)
+        average(images)
+        with torch.no_grad():
+            model(images)
+        model.eval()(images)
+        assert told == []
+        logits = model.train()(images)
+    model(images)
+    assert len(told) == 1
+    features, seen_logits = told[0]
+    assert features is not None
+    assert seen_logits is not None
+    assert torch.equal(features, model[2](model[1](images)))
+    assert torch.equal(seen_logits, logits)
+    assert not features.requires_grad
+    assert not seen_logits.requires_grad
+    assert hooks_of(model) == 0
+
+
+def test_what_was_told_survives_a_later_change_in_place() -> None:
+    model = small()
+    told: list[tuple[Tensor | None, Tensor | None]] = []
+    with watch_training_forward(model, model[3], lambda *seen: told.append(seen)):
+        logits = model(torch.randn(4, 12))
+    before = logits.detach().clone()
+    logits.detach().zero_()
+    assert told[0][1] is not None
+    assert torch.equal(told[0][1], before)
+
+
+class Named(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+        self.kind = kind
+
+    def forward(self, images: Tensor) -> object:
+        logits = self.fc(images)
+        shapes = {"tuple": (logits, logits), "dict": {"loss": logits.sum(), "output": logits}, "other": "nothing"}
+        return shapes[self.kind]
+
+
+@pytest.mark.parametrize(("kind", "found"), [("tuple", True), ("dict", True), ("other", False)])
+def test_logits_are_found_in_what_models_return(kind: str, found: bool) -> None:
+    model = Named(kind)
+    told: list[tuple[Tensor | None, Tensor | None]] = []
+    with watch_training_forward(model, model.fc, lambda *seen: told.append(seen)):
+        model(torch.randn(4, 3))
+    assert (told[0][1] is not None) == found
+
+
+def test_hooks_go_when_the_model_raises() -> None:
+    model = small()
+    with pytest.raises(RuntimeError), watch_training_forward(model, model[3], lambda *seen: None):
+        model(torch.randn(4, 99))
+    assert hooks_of(model) == 0
+
+
+def test_before_a_step_the_weights_are_old_and_after_it_they_are_new_and_the_gradient_is_the_applied_one() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    seen: list[Tensor] = []
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = model(torch.ones(1, 2)).sum()
+        loss.backward()
+        return float(loss.detach())
+
+    def before(_: object) -> None:
+        seen.append(model.weight.detach().clone())
+
+    def after(_: object) -> None:
+        assert model.weight.grad is not None
+        seen.extend([model.weight.detach().clone(), model.weight.grad.clone()])
+
+    with watch_optimizer(optimizer, before, after):
+        optimizer.step(closure)  # type: ignore[arg-type]
+    old, new, gradient = seen
+    assert torch.equal(gradient, torch.ones(1, 2))
+    assert torch.allclose(new, old - 0.5 * gradient)
+    optimizer.step()
+    assert len(seen) == 3
+
+
+def test_every_optimizer_and_every_training_module_of_the_process_is_heard_until_the_end() -> None:
+    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    first, second = (torch.optim.SGD(module.parameters(), lr=0.1) for module in (model, other))
+    heard: list[object] = []
+    with watch_every_optimizer(heard.append), watch_every_training_forward(heard.append):
+        model(torch.ones(1, 2))
+        other.eval()(torch.ones(1, 2))
+        second.step()
+        first.step()
+    first.step()
+    model(torch.ones(1, 2))
+    assert heard == [model, second, first]
