@@ -28,7 +28,7 @@ def parse_bytes(size: int | str) -> int:
     unit = text[len(digits) :].strip().upper()
     try:
         value = int(float(digits) * _UNITS[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):  # no number, no unit, or more than a float holds
         value = 0
     if value <= 0:
         raise UnlearnError(
@@ -48,12 +48,15 @@ class Plan:
     Attributes:
         updates: Record weights and mean gradients at chosen steps (for the method `mini`).
         steps: K, how many evenly spread steps are kept at least; every k-th step is recorded, and when 2K are
-            held every other one is dropped and k doubled. ``None`` records every step of the run.
-        tail: How many of the very last steps are kept besides.
+            held every other one is dropped and k doubled. ``None`` records every step for as long as the budget
+            lasts.
+        tail: How many of the very last steps are kept besides. Nobody knows which step is the last, so this copies
+            weights and gradients at every step; evenly spread steps alone did as well when it was tried.
         weights_dtype: How weights of a recorded step are stored.
         gradient_dtype: How gradients are stored; fp16 is not offered since it loses small gradients.
         parameters: Glob patterns of parameter names to record; ``("*",)`` means all of them.
-        budget: Most bytes the updates may take on disk, per process; K shrinks to fit, and the record says so.
+        budget: Most bytes the updates may take on disk, per process; K shrinks to fit, then the parameters narrow
+            to the last ones of the model, and the record says so.
         features: Record feature statistics (n, sum, second moment), overall and per class (for `muda`).
         head: Name of the classifier head whose input is the feature; ``None`` finds it.
         window: Steps per feature window.
@@ -65,7 +68,7 @@ class Plan:
 
     updates: bool = True
     steps: int | None = 12
-    tail: int = 2
+    tail: int = 0
     weights_dtype: Dtype = "fp32"
     gradient_dtype: Dtype = "bf16"
     parameters: tuple[str, ...] = ("*",)
@@ -89,6 +92,8 @@ class Plan:
                 findings.append(f"Plan({name}={getattr(self, name)!r}) is unknown; take 'bf16', 'fp32' or 'native'.")
         if self.ids not in ("all", "recorded"):
             findings.append(f"Plan(ids={self.ids!r}) is unknown; take 'all' or 'recorded'.")
+        if isinstance(self.parameters, str):  # its letters would be taken for patterns
+            findings.append(f"Plan(parameters={self.parameters!r}) is one text; write ({self.parameters!r},).")
         if not self.parameters:
             findings.append("Plan(parameters=()) would record nothing; take ('*',) or set updates=False.")
         if findings:

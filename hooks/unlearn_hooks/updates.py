@@ -1,0 +1,304 @@
+"""Weights and mean gradients at chosen steps: the pairs (theta_t, g_t), evenly spread over the run."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step
+from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.plan import Dtype, Plan, parse_bytes
+from unlearn_hooks.training_record import RecordWriter, Shard, TrainingRecord
+
+__all__ = ["Update", "UpdatesCollector", "recorded_updates", "stride"]
+
+_DTYPES: dict[Dtype, torch.dtype | None] = {"bf16": torch.bfloat16, "fp32": torch.float32, "native": None}
+_WEIGHT, _GRADIENT, _PRECONDITIONER = "weight/", "gradient/", "preconditioner/"
+
+
+def stride(steps: int, keep: int) -> int:
+    """Compute k: after `steps` steps, those recorded are 0, k, 2k, ….
+
+    It is 1 at first and doubles whenever 2 `keep` steps would be held, so that between `keep` and 2 `keep` - 1 steps
+    are held however long the run is; the steps of a later k are among those of an earlier one.
+
+    Args:
+        steps: Steps made so far.
+        keep: K, how many steps are held at least, once that many were made.
+
+    Returns:
+        k, a power of two.
+    """
+    k = 1
+    while -(-steps // k) >= 2 * keep:
+        k *= 2
+    return k
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Copy of theta_t, and the versions of the parameters it was made from."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    versions: list[int]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One step as it will be written."""
+
+    step: Step
+    tensors: dict[str, Tensor]
+
+
+class UpdatesCollector(Collector):
+    """Pairs (theta_t, g_t) at evenly spread steps and at the last ones; Adam's preconditioner with them.
+
+    theta_t is copied before step t, to the CPU, buffers such as those of BatchNorm included; g_t is `p.grad` after the
+    step: clipped, unscaled, averaged over micro-batches and processes as it was applied, before weight decay. A
+    parameter without gradient is absent, not zero. Skipped steps are never recorded.
+    """
+
+    kind = "update"
+
+    def start(self, run: Run, first_step: int) -> None:
+        """Choose what fits the budget and copy the weights; see the base class.
+
+        Args:
+            run: What is being trained.
+            first_step: Number of the step to come.
+
+        Raises:
+            UnlearnError: If the plan's patterns fit no parameter.
+        """
+        super().start(run, first_step)
+        self._parameters = _matching(run.parameters, run.plan.parameters)
+        self._buffers = _state(run.model)
+        self._adam = isinstance(run.optimizer, Adam)
+        self._keep, self._note = self._fit(run.plan)
+        self._tail: deque[_Pair] = deque(maxlen=run.plan.tail)
+        self._weights: _Weights | None = None
+        self._expect(first_step)
+
+    def _fit(self, plan: Plan) -> tuple[int, dict[str, object] | None]:
+        """Shrink K, then the parameters, until 2K + tail pairs fit the budget; say so if anything had to shrink."""
+        budget = parse_bytes(plan.budget)
+        sizes = {name: self._bytes(parameter) for name, parameter in self._parameters.items()}
+        pair = sum(sizes.values()) + sum(buffer.nbytes for buffer in self._buffers.values())
+        most = (budget // max(pair, 1) - plan.tail) // 2
+        if most >= 1:
+            keep = most if plan.steps is None else min(plan.steps, most)
+            return keep, None if keep == plan.steps or plan.steps is None else {"steps": keep}
+        left, names = budget // (2 + plan.tail), []
+        for name in reversed(sizes):
+            left -= sizes[name]
+            if left < 0:
+                break
+            names.append(name)
+        self._parameters = {name: self._parameters[name] for name in reversed(names)}
+        self._buffers = {}  # of no use without all the weights
+        return 1, {"steps": 1, "parameters": list(self._parameters)}
+
+    def _bytes(self, parameter: nn.Parameter) -> int:
+        plan = self.run.plan
+        kept = [_DTYPES[plan.weights_dtype], _DTYPES[plan.gradient_dtype]]
+        kept += [_wide(parameter.dtype)] if self._adam else []
+        return parameter.numel() * sum((dtype or parameter.dtype).itemsize for dtype in kept)
+
+    def _expect(self, number: int) -> None:
+        """Copy the weights if the step to come will be recorded."""
+        if self._parameters and (self.run.plan.tail or number % stride(number + 1, self._keep) == 0):
+            self._weights = self._copy_weights(number)
+
+    def _copy_weights(self, number: int) -> _Weights:
+        dtype = _DTYPES[self.run.plan.weights_dtype]
+        tensors = {_WEIGHT + name: _copy(parameter, dtype) for name, parameter in self._parameters.items()}
+        tensors |= {_WEIGHT + name: _copy(buffer, None) for name, buffer in self._buffers.items()}
+        return _Weights(number, tensors, _versions(self._parameters.values()))
+
+    @torch.no_grad()
+    def batch(self, batch: Batch, seen: Seen) -> None:
+        """Copy the weights again if they were changed since the last step: by a checkpoint, Lookahead, a projection."""
+        if self._weights is not None and self._weights.versions != _versions(self._parameters.values()):
+            self._weights = self._copy_weights(self._weights.step)
+
+    @torch.no_grad()
+    def step(self, step: Step, out: RecordWriter) -> None:
+        """Record the step if it is one of those chosen, and drop those that are not chosen any more."""
+        if self._note is not None:
+            out.note("updates_fitted_to_budget", budget=self.run.plan.budget, **self._note)
+            self._note = None
+        weights, self._weights = self._weights, None
+        k = stride(step.number + 1, self._keep)
+        if weights is not None and weights.step == step.number and not step.skipped:
+            pair = _Pair(step, weights.tensors | self._gradient())
+            self._tail.append(pair)
+            if step.number % k == 0:
+                self._write(pair, out)
+        if k > stride(step.number, self._keep):
+            out.note("updates_thinned", every=k)
+            self._thin(k, out)
+        self._expect(step.number + 1)
+
+    def _gradient(self) -> dict[str, Tensor]:
+        dtype = _DTYPES[self.run.plan.gradient_dtype]
+        graded = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        tensors = {_GRADIENT + name: _copy(gradient, dtype) for name, gradient in graded.items()}
+        if self._adam:
+            roots = _preconditioner(self.run.optimizer, {name: self._parameters[name] for name in graded})
+            tensors |= {_PRECONDITIONER + name: _copy(root, None) for name, root in roots.items()}
+        return tensors
+
+    def _write(self, pair: _Pair, out: RecordWriter) -> None:
+        step, tensors = pair.step, dict(pair.tensors)
+        rows = [batch.rows for batch in step.batches if batch.rows is not None]
+        known = bool(rows) and len(rows) == len(step.batches)
+        if known:
+            tensors |= {"rows": torch.cat(rows).cpu(), "micro_sizes": torch.tensor([len(batch) for batch in rows])}
+        meta = {
+            "epoch": step.epoch,
+            "learning_rates": list(step.learning_rates),
+            "ids": "known" if known else "unknown",
+        }
+        out.append(self.kind, tensors, first=step.number, last=step.number, meta=meta)
+
+    def _thin(self, k: int, out: RecordWriter) -> None:
+        tail = {pair.step.number for pair in self._tail}
+        for shard in out.shards(self.kind):
+            if shard.first % k and shard.first not in tail:
+                out.drop(shard)
+
+    def flush(self, out: RecordWriter) -> None:
+        """Write the last steps in place of those that were the last ones at the flush before; see the base class."""
+        if not self._tail:
+            return
+        self._thin(stride(self._tail[-1].step.number + 1, self._keep), out)
+        held = {shard.first for shard in out.shards(self.kind)}
+        for pair in self._tail:
+            if pair.step.number not in held:
+                self._write(pair, out)
+
+
+def _matching(parameters: Mapping[str, nn.Parameter], patterns: Iterable[str]) -> dict[str, nn.Parameter]:
+    patterns = tuple(patterns)
+    chosen = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    if not chosen:
+        raise UnlearnError(
+            f"Plan(parameters={patterns!r}) fits none of the {len(parameters)} parameters being trained; they have "
+            f"names such as {', '.join(list(parameters)[-3:])}."
+        )
+    return chosen
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are part of the model's state; the others are constants that the model makes itself."""
+    kept = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in kept}
+
+
+def _versions(parameters: Iterable[nn.Parameter]) -> list[int]:
+    """Count the changes in place that each parameter has seen; torch keeps these counters for autograd."""
+    return [parameter._version for parameter in parameters]
+
+
+def _copy(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to("cpu", dtype or tensor.dtype, copy=True)  # a copy: DDP's gradients share one storage
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _preconditioner(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Compute what Adam divided its step by, sqrt(v_hat) + eps; v_hat is the largest one so far with AMSGrad."""
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    roots = {}
+    for name, parameter in parameters.items():
+        state, group = optimizer.state[parameter], groups[id(parameter)]
+        moment = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
+        correction = 1 - float(group["betas"][1]) ** float(state["step"])
+        roots[name] = (moment.to(_wide(moment.dtype)) / correction).sqrt() + group["eps"]
+    return roots
+
+
+class _Latest:
+    """Keeps the tensors of the shard read last, so that weights and gradient of one step cost one reading."""
+
+    def __init__(self) -> None:
+        self._read: tuple[Shard | None, dict[str, Tensor]] = (None, {})
+
+    def tensors(self, shard: Shard) -> dict[str, Tensor]:
+        if self._read[0] is not shard:
+            self._read = (shard, shard.tensors())
+        return self._read[1]
+
+
+@dataclass(frozen=True)
+class Update:
+    """One recorded step: the weights it began with and the mean gradient it applied; read from disk when asked.
+
+    Attributes:
+        step: t, counted from 0 over the whole run.
+        epoch: Epoch of the step, counted from 0.
+        learning_rates: Rate of each parameter group.
+    """
+
+    step: int
+    epoch: int
+    learning_rates: tuple[float, ...]
+    _shard: Shard = field(repr=False)
+    _latest: _Latest = field(repr=False)
+
+    def _named(self, prefix: str) -> dict[str, Tensor]:
+        tensors = self._latest.tensors(self._shard)
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    @property
+    def rows(self) -> Int64[Tensor, " n"] | None:
+        """Rows of the step's samples, all micro-batches joined in order; ``None`` if any of them are unknown."""
+        return None if self._shard.meta["ids"] == "unknown" else self._latest.tensors(self._shard)["rows"]
+
+    def micro_batches(self) -> tuple[Int64[Tensor, " _"], ...] | None:
+        """Split the rows into the micro-batches that were accumulated; ``None`` if any rows are unknown."""
+        if self.rows is None:
+            return None
+        sizes = self._latest.tensors(self._shard)["micro_sizes"]
+        return tuple(torch.split(self.rows, sizes.tolist()))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Read theta_t, by name in the model: the parameters that were recorded, and the buffers if all were."""
+        return self._named(_WEIGHT)
+
+    def gradient(self) -> dict[str, Tensor]:
+        """Read g_t, the mean gradient applied, before weight decay; a parameter that had none is absent."""
+        return self._named(_GRADIENT)
+
+    def preconditioner(self) -> dict[str, Tensor] | None:
+        """Read sqrt(v_hat_t) + eps, what Adam divided by in this step; ``None`` for other optimizers."""
+        return self._named(_PRECONDITIONER) or None
+
+
+def recorded_updates(record: TrainingRecord) -> list[Update]:
+    """List the recorded steps.
+
+    Args:
+        record: What training left behind.
+
+    Returns:
+        The updates by step; empty if none was recorded. Their tensors are read when they are asked for.
+    """
+    latest = _Latest()
+    return [
+        Update(shard.first, shard.meta["epoch"], tuple(shard.meta["learning_rates"]), shard, latest)
+        for shard in record.shards("update")
+    ]
