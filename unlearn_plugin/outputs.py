@@ -6,8 +6,8 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
-from unlearn_hooks.capture import head_input
 
+from unlearn_hooks.capture import head_input
 from unlearn_plugin.data import Samples
 from unlearn_plugin.progress import Progress
 

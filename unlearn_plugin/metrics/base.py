@@ -75,7 +75,9 @@ class Trial:
         key = (id(model), split)
         if key not in self._outputs:
             samples: Mapping[Split, Samples] = {
-                "forget": self.forget, "retain": self.retain, "controls": self.controls
+                "forget": self.forget,
+                "retain": self.retain,
+                "controls": self.controls,
             }
             found = compute_outputs(
                 model, samples[split], self.accelerator, batch_size=self.batch_size, progress=self.progress

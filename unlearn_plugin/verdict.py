@@ -1,0 +1,396 @@
+"""The verdict: a pure function of report.json's measurements. Anyone can compute it again."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unlearn_plugin.statistics import samples_needed
+
+__all__ = ["Verdict", "decide"]
+
+MAX_SHOWN_DROP = 0.01  # of accuracy on the controls: a drop shown to be larger fails
+MAX_POINT_DROP = 0.05  # a measured drop larger than this fails, whatever its interval
+MAX_CLASS_DROP = 0.05  # a drop of one class shown to be larger fails
+LARGEST_MARGIN = 0.10  # of the AUC above 0.5 that a verdict may leave open
+PART_OF_EFFECT = 0.5  # of what the test saw before, the most that a verdict may leave open
+MAX_FALSE_ALARMS = 0.05  # a rate shown to be larger makes the membership test invalid
+MAX_TAIL = 0.05  # true-positive rate at 1 % false positives that must be ruled out ...
+TAIL_FROM = 300  # ... from this many requested samples on; fewer would often miss it even when retrained
+LOW_SIDE = 0.40  # an AUC that may lie below is less familiar than unseen data
+MIN_COVERAGE = 0.90  # share of the requested samples that must have been tested
+
+_WITHHELD = ("RESIDUAL_DETECTED", "UTILITY_FAILED", "REFUSED")
+
+_LIMITS = (
+    "The same weights can come from different data, so no measurement of the weights proves that data were removed.",
+    "The tests protect against mistakes, not against a provider who wants to deceive.",
+    "The tests give a lower bound of what is left: a stronger attack may find more.",
+    "The membership test is valid only if the held-out data are like the requested data; it compares within classes.",
+    "Nothing here speaks of copies of the data, or of earlier versions of the model, kept elsewhere.",
+    "How often the procedure was tried before cannot be seen from this report.",
+    f"Agreed limits of utility: the accuracy on unseen data may not be shown to fall by more than "
+    f"{100 * MAX_SHOWN_DROP:g} percentage points nor be measured to fall by more than {100 * MAX_POINT_DROP:g}, and no "
+    f"class that stays may be shown to fall by more than {100 * MAX_CLASS_DROP:g}.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the measurements say, and no more.
+
+    Attributes:
+        status: NO_RESIDUAL_DETECTED, RESIDUAL_DETECTED, LOW_SIDE, INCONCLUSIVE, UTILITY_FAILED, EXACT_BY_PROCESS or
+            REFUSED.
+        outcome: Status of the statistics alone; differs from `status` for exact methods.
+        margin: Excess of the AUC over 0.5 that had to be ruled out; ``None`` without a positive control.
+        reasons: What decided, one sentence each, and what else a reader should know.
+        statement: The text of the report.
+        limits: What the verdict does not say.
+        released: Whether the weights may leave; INCONCLUSIVE and LOW_SIDE leave the decision to a person.
+        tier: Which tests were asked for; "A" needs no other trained model.
+    """
+
+    status: str
+    outcome: str
+    margin: float | None
+    reasons: tuple[str, ...]
+    statement: str
+    limits: tuple[str, ...]
+    released: bool
+    tier: str = "A"
+
+
+def decide(report: Mapping[str, Any]) -> Verdict:
+    """Judge a report by the published rule; the first line that applies decides.
+
+    1. the guard has reasons: REFUSED
+    2. utility fails: UTILITY_FAILED
+    3. a forgotten class is still recognised on held-out images: RESIDUAL_DETECTED
+    4. membership or utility was not measured: INCONCLUSIVE
+    5. the one-sided 95 % lower bound of the AUC before is at most 0.5: INCONCLUSIVE (the test is blind here)
+    6. the false-alarm rate is shown to exceed 5 %: INCONCLUSIVE (the test is invalid here)
+    7. the one-sided 97.5 % lower bound of the AUC after, or under the linear probe, is above 0.5: RESIDUAL_DETECTED
+    8. no false-alarm rate could be had, or under 90 % of the request was tested: INCONCLUSIVE
+    9. the one-sided 95 % upper bound of the AUC after is above 0.5 + d: INCONCLUSIVE (too few data), with
+       d = min(0.10, half of (lower bound before - 0.5))
+    10. 300 or more samples, and a true-positive rate above 5 % at 1 % false positives is not ruled out: INCONCLUSIVE
+    11. the one-sided 95 % lower bound of the AUC after is below 0.40: LOW_SIDE
+    12. otherwise: NO_RESIDUAL_DETECTED
+
+    For exact methods the status is EXACT_BY_PROCESS, unless refused, and the statistics are kept as the outcome; such
+    weights are withheld for failed utility only.
+
+    Args:
+        report: Content of report.json; ``guard``, ``procedure``, ``request``, ``model``, ``data`` and ``measurements``
+            are read.
+
+    Returns:
+        The verdict; the same for the same report, always.
+    """
+    outcome, reasons = _outcome(report)
+    exact = bool(report["procedure"]["exact"]) and outcome != "REFUSED"
+    return Verdict(
+        status="EXACT_BY_PROCESS" if exact else outcome,
+        outcome=outcome,
+        margin=_margin(report),
+        reasons=(*reasons, *_remarks(report, outcome)),
+        statement=_statement(report, outcome, reasons, exact),
+        limits=(*_LIMITS, *_further_limits(report)),
+        released=outcome != "UTILITY_FAILED" if exact else outcome not in _WITHHELD,
+    )
+
+
+def _outcome(report: Mapping[str, Any]) -> tuple[str, list[str]]:
+    for status, rule in _RULES:
+        reasons = rule(report)
+        if reasons:
+            return status, reasons
+    return "NO_RESIDUAL_DETECTED", _grounds(report)
+
+
+def _measured(report: Mapping[str, Any], metric: str, who: str) -> Mapping[str, Any] | None:
+    """One measurement that has a value."""
+    found = report["measurements"].get(metric, {}).get(who)
+    return found if found and found["value"] is not None else None
+
+
+def _part(report: Mapping[str, Any], metric: str, who: str, name: str) -> Mapping[str, Any] | None:
+    """One entry of a measurement's details, if it was measured."""
+    found = report["measurements"].get(metric, {}).get(who)
+    part: Mapping[str, Any] | None = (found or {}).get("details", {}).get(name)
+    return part
+
+
+def _margin(report: Mapping[str, Any]) -> float | None:
+    before = _measured(report, "membership", "before")
+    if before is None or before["details"]["lower95"] <= 0.5:
+        return None
+    return min(LARGEST_MARGIN, PART_OF_EFFECT * (float(before["details"]["lower95"]) - 0.5))
+
+
+def _after(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The membership test after; asked for only behind `_unmeasured`."""
+    found: Mapping[str, Any] = report["measurements"]["membership"]["after"]
+    return found
+
+
+def _refused(report: Mapping[str, Any]) -> list[str]:
+    return list(report["guard"]["reasons"])
+
+
+def _utility_failed(report: Mapping[str, Any]) -> list[str]:
+    reasons = []
+    drop, worst = (_part(report, "utility", "after", name) for name in ("drop", "worst_class_drop"))
+    if drop and (drop["high"] < -MAX_SHOWN_DROP or drop["value"] < -MAX_POINT_DROP):
+        reasons.append(
+            f"The accuracy on unseen data changed by {_points(drop['value'])} and at best by {_points(drop['high'])} "
+            f"(95 %); the limits are {_points(-MAX_POINT_DROP)} and {_points(-MAX_SHOWN_DROP)}."
+        )
+    if worst and worst["high"] < -MAX_CLASS_DROP:
+        reasons.append(
+            f"The accuracy on unseen data of the class {worst['class']} changed by {_points(worst['value'])} and at "
+            f"best by {_points(worst['high'])} (95 % over all classes), beyond the limit of {_points(-MAX_CLASS_DROP)}."
+        )
+    return reasons
+
+
+def _class_recognised(report: Mapping[str, Any]) -> list[str]:
+    before, after = (_part(report, "utility", who, "forgotten_classes") for who in ("before", "after"))
+    chance = 1 / report["model"]["num_classes"]
+    if not before or not after or before["low"] <= chance or after["low"] <= chance:
+        return []
+    return [
+        f"The model still recognises {after['value']:.1%} of held-out images of the classes that had to go "
+        f"(95 % interval {after['low']:.1%} to {after['high']:.1%}); chance is {chance:.1%}."
+    ]
+
+
+def _unmeasured(report: Mapping[str, Any]) -> list[str]:
+    reasons = []
+    for who in ("before", "after"):
+        if _measured(report, "membership", who) is None:
+            note = (report["measurements"].get("membership", {}).get(who) or {}).get("note")
+            reasons.append(f"The membership test was not made on the model {who}" + (f": {note}" if note else "."))
+    if not _part(report, "utility", "after", "drop"):
+        reasons.append("The change of accuracy on unseen data was not measured.")
+    return reasons
+
+
+def _blind(report: Mapping[str, Any]) -> list[str]:
+    if _margin(report) is not None:
+        return []
+    before = report["measurements"]["membership"]["before"]
+    return [
+        f"The test had no power on this request: before unlearning it could not tell the requested data from unseen "
+        f"data either (AUC {before['value']:.3f}, one-sided 95 % lower bound {before['details']['lower95']:.3f})."
+    ]
+
+
+def _test_invalid(report: Mapping[str, Any]) -> list[str]:
+    control = _measured(report, "null_control", "after")
+    if control is None or control["low"] <= MAX_FALSE_ALARMS:
+        return []
+    return [
+        f"The control check failed: on data that were never trained on, the test raised {control['value']:.1%} false "
+        f"alarms (95 % interval {control['low']:.1%} to {control['high']:.1%}), and {MAX_FALSE_ALARMS:.0%} "
+        f"are tolerated."
+    ]
+
+
+def _residual(report: Mapping[str, Any]) -> list[str]:
+    reasons = []
+    after, probe = _after(report), _part(report, "linear_probe", "after", "auc")
+    if after["details"]["lower975"] > 0.5:
+        reasons.append(
+            f"After unlearning the requested data are still told apart from unseen data (AUC {after['value']:.3f}, "
+            f"95 % interval {after['low']:.3f} to {after['high']:.3f})."
+        )
+    if probe and probe["low"] > 0.5:
+        reasons.append(
+            f"A fresh linear head on the model's features still tells the requested data apart (AUC "
+            f"{probe['value']:.3f}, 95 % interval {probe['low']:.3f} to {probe['high']:.3f})."
+        )
+    return reasons
+
+
+def _unchecked(report: Mapping[str, Any]) -> list[str]:
+    reasons = []
+    if _measured(report, "null_control", "after") is None:
+        reasons.append("The control check could not be run: too few held-out samples of the requested classes.")
+    after = _after(report)
+    tested, untested = after["n"], after["details"]["n_untested"]
+    if tested < MIN_COVERAGE * (tested + untested):
+        reasons.append(
+            f"Only {tested} of {tested + untested} requested samples could be tested; the others have too few "
+            f"held-out samples of their class."
+        )
+    return reasons
+
+
+def _too_few_data(report: Mapping[str, Any]) -> list[str]:
+    margin, after = _margin(report), _after(report)
+    upper = after["details"]["upper95"]
+    if margin is None or upper <= 0.5 + margin:
+        return []
+    controls = after["details"]["n_controls"]
+    needed = samples_needed(margin, controls)
+    advice = ""
+    if needed is None:
+        advice = f" With {controls} held-out samples of these classes no request could be certified; more are needed."
+    elif needed > after["n"]:
+        advice = f" The request has {after['n']} samples; at least {needed} are needed for this margin."
+    return [f"Values of the AUC up to {upper:.3f} are not ruled out, and the limit is {0.5 + margin:.3f}.{advice}"]
+
+
+def _tail_open(report: Mapping[str, Any]) -> list[str]:
+    rate, after = _tail(report), _after(report)
+    if rate is None or after["n"] < TAIL_FROM or rate["high"] <= MAX_TAIL:
+        return []
+    return [
+        f"At 1 % false positives up to {rate['high']:.1%} of the requested samples may still be found (measured "
+        f"{rate['value']:.1%}); {MAX_TAIL:.0%} must be ruled out."
+    ]
+
+
+def _low_side(report: Mapping[str, Any]) -> list[str]:
+    after = _after(report)
+    lower = after["details"]["lower95"]
+    if lower >= LOW_SIDE:
+        return []
+    return [f"The AUC after unlearning is {after['value']:.3f}, and values below {LOW_SIDE:.2f} are not ruled out."]
+
+
+# The first rule with a reason decides; `decide` lists them in words.
+_RULES: tuple[tuple[str, Callable[[Mapping[str, Any]], list[str]]], ...] = (
+    ("REFUSED", _refused),
+    ("UTILITY_FAILED", _utility_failed),
+    ("RESIDUAL_DETECTED", _class_recognised),
+    ("INCONCLUSIVE", _unmeasured),
+    ("INCONCLUSIVE", _blind),
+    ("INCONCLUSIVE", _test_invalid),
+    ("RESIDUAL_DETECTED", _residual),
+    ("INCONCLUSIVE", _unchecked),
+    ("INCONCLUSIVE", _too_few_data),
+    ("INCONCLUSIVE", _tail_open),
+    ("LOW_SIDE", _low_side),
+)
+
+
+def _tail(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return (_part(report, "membership", "after", "tpr") or {}).get("0.01")
+
+
+def _points(change: float) -> str:
+    return f"{100 * change:+.1f} percentage points"
+
+
+def _grounds(report: Mapping[str, Any]) -> list[str]:
+    before, after = report["measurements"]["membership"]["before"], _after(report)
+    control = report["measurements"]["null_control"]["after"]
+    return [
+        f"Before unlearning the test told the requested data apart (AUC {before['value']:.3f}, one-sided 95 % lower "
+        f"bound {before['details']['lower95']:.3f}).",
+        f"Afterwards the AUC is {after['value']:.3f}, with one-sided 95 % bounds {after['details']['lower95']:.3f} and "
+        f"{after['details']['upper95']:.3f}.",
+        f"On data never trained on, the same test raised {control['value']:.1%} false alarms.",
+    ]
+
+
+def _remarks(report: Mapping[str, Any], outcome: str) -> list[str]:
+    """What does not decide and should be seen all the same."""
+    remarks = []
+    before, after, reference = (_measured(report, "alignment", who) for who in ("before", "after", "reference"))
+    if before and after and reference and outcome != "REFUSED":
+        to_before, to_reference = (abs(after["value"] - other["value"]) for other in (before, reference))
+        inside = after["low"] is not None and after["low"] <= reference["value"] <= after["high"]
+        if to_before < to_reference and not inside:
+            remarks.append(
+                f"The features of the requested data lie more like before (alignment {before['value']:.3f}) than like "
+                f"in the retrained reference ({reference['value']:.3f}): {after['value']:.3f}."
+            )
+    retrained = _measured(report, "membership", "reference")
+    if retrained and retrained["details"]["lower975"] > 0.5:
+        remarks.append(
+            f"The test raises an alarm on the retrained reference too (AUC {retrained['value']:.3f}): the "
+            f"held-out data do not fit this request, or the reference saw the requested data."
+        )
+    return remarks
+
+
+def _further_limits(report: Mapping[str, Any]) -> list[str]:
+    limits = []
+    after = _measured(report, "membership", "after")
+    if after and after["details"]["n_untested"]:
+        limits.append(
+            f"{after['details']['n_untested']} requested samples have too few held-out samples of their class and were "
+            f"not tested."
+        )
+    if after and _tail(report) is None:
+        limits.append(
+            "How well the most exposed samples are hidden was not measured: 1,000 held-out samples are needed."
+        )
+    if not report["model"].get("reference"):
+        limits.append("No model retrained without the requested data was at hand to compare with.")
+    if "classes" in report["request"]["kind"]:
+        limits.append(
+            "For whole classes the test compares with held-out images of the same classes; a model that never saw them "
+            "may still separate them, and that is no residual."
+        )
+    return limits
+
+
+def _no_residual(report: Mapping[str, Any]) -> str:
+    before, after = report["measurements"]["membership"]["before"], _after(report)
+    subjects = report["request"]["n_subjects"]
+    return (
+        f"With the tests listed and {after['n']} samples{f' of {subjects} subjects' if subjects else ''}, we found no "
+        f"sign that the model still distinguishes the requested data from data it was never trained on. Before "
+        f"unlearning, the same test did distinguish them (AUC {before['value']:.3f}, 95 % interval "
+        f"{before['low']:.3f} to {before['high']:.3f}); afterwards the AUC is {after['value']:.3f} "
+        f"({after['low']:.3f} to {after['high']:.3f}), and values above {0.5 + (_margin(report) or 0.0):.3f} are ruled "
+        f"out at 95 % confidence. This does not show that the weights contain no information about the data, that a "
+        f"stronger attack would fail, or that copies held elsewhere are gone."
+    )
+
+
+_STATEMENTS: Mapping[str, str] = {
+    "RESIDUAL_DETECTED": (
+        "The model still treats the requested data differently from data it never saw, or still knows what it had to "
+        "forget. {reasons} The request is not fulfilled at model level, and the weights are withheld. Options: a "
+        "stronger setting, exact retraining, or withdrawal of the model."
+    ),
+    "INCONCLUSIVE": (
+        "The test could not decide. {reasons} Absence of a finding here is not evidence of removal; whether to use "
+        "these weights is for a person to decide."
+    ),
+    "LOW_SIDE": (
+        "No sign of remaining familiarity was found, but the model may now be less familiar with the requested data "
+        "than with comparable unseen data. {reasons} This can mean that the data were suppressed too strongly, which "
+        "can itself give them away, or that the comparison data do not match this request. We do not count this as "
+        "fulfilled without a further check; whether to use these weights is for a person to decide."
+    ),
+    "UTILITY_FAILED": (
+        "Unlearning changed the model beyond the agreed limits, and the weights are withheld. {reasons}"
+    ),
+    "REFUSED": "The changed model was refused before any test, and its weights were not written. {reasons}",
+}
+
+_EXACT = (
+    "The model is the result of training without the requested data. This rests on the record of the process, not on "
+    "the statistics below, which are given as a plausibility check."
+)
+_EXACT_BUT = {
+    "UTILITY_FAILED": "It is beyond the agreed limits of utility, and the weights are withheld.",
+    "RESIDUAL_DETECTED": (
+        "That check raised an alarm: look for copies of the requested data among the remaining data before relying on "
+        "this result."
+    ),
+}
+
+
+def _statement(report: Mapping[str, Any], outcome: str, reasons: list[str], exact: bool) -> str:
+    if exact:
+        return " ".join([_EXACT, *([_EXACT_BUT[outcome]] if outcome in _EXACT_BUT else [])])
+    if outcome == "NO_RESIDUAL_DETECTED":
+        return _no_residual(report)
+    return _STATEMENTS[outcome].format(reasons=" ".join(reasons))
