@@ -1,31 +1,25 @@
 """Data of a job: images, labels and stable ids, read the same way every time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64
+from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unlearn_hooks.errors import UnlearnError
+from unlearn_plugin.checkpoint import Checkpoint
+from unlearn_plugin.reading import DataSource, Listed, MapDataset, call_function, open_split
 
-__all__ = ["ImageData", "MapDataset", "Samples"]
+__all__ = ["DataSource", "ImageData", "Samples", "load_data"]
 
 MEMORY_BUDGET = 2**30  # bytes of decoded images one data set may keep in memory
 
 Batch = tuple[Float32[Tensor, "n c h w"], Int64[Tensor, " n"], Int64[Tensor, " n"]]
-
-
-@runtime_checkable
-class MapDataset(Protocol):
-    """A data set that knows its length and gives (image, label) by row."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int, /) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,3 +195,106 @@ class Samples(Dataset[Batch]):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A listed split whose images become tensors and whose labels are the positions of the model's outputs."""
+
+    listed: Listed
+    transform: Callable[[Any], Any]
+    position: Mapping[int, int]
+
+    def __len__(self) -> int:
+        return len(self.listed.ids)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        image, label = self.listed.open(row)
+        return self.transform(image), self.position[int(label)]
+
+
+def load_data(source: DataSource, checkpoint: Checkpoint) -> tuple[ImageData, ImageData]:
+    """Open the training and the held-out data as the model sees them: timm's evaluation transform, nothing random.
+
+    A label becomes the position of its class among the model's outputs. Where the checkpoint names its outputs
+    with the names of the class folders, in whatever order, the names decide; otherwise the data set's own order does.
+
+    Args:
+        source: Where the data are.
+        checkpoint: Whose input and outputs they must suit.
+
+    Returns:
+        Training data and held-out data, with the same classes.
+
+    Raises:
+        UnlearnError: If something cannot be opened or does not suit the model, with all findings at once.
+    """
+    if source.function:
+        *splits, deterministic = call_function(source.function)
+        transform: Callable[[Any], Any] = _as_it_is
+    else:
+        splits, transform = _open_both(source, checkpoint.data_config), _evaluation_transform(checkpoint.data_config)
+        deterministic = True
+    train, heldout = splits
+    classes = _match_classes(train, heldout, checkpoint, mapped=source.class_map is not None)
+    return _assemble(train, transform, classes, deterministic), _assemble(heldout, transform, classes, deterministic)
+
+
+def _open_both(source: DataSource, config: Mapping[str, Any]) -> list[Listed]:
+    if not config["input_size"]:
+        raise UnlearnError("The checkpoint does not say how large its images are; give --input-size in pixels.")
+    findings: list[str] = []
+    splits = []
+    for split in (source.train_split, source.val_split):
+        try:
+            splits.append(open_split(source, split, config["input_size"][0]))
+        except UnlearnError as error:
+            findings.extend(error.findings)
+    if findings:
+        raise UnlearnError.of(list(dict.fromkeys(findings)))
+    return splits
+
+
+def _evaluation_transform(config: Mapping[str, Any]) -> Callable[[Any], Any]:
+    names = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+    transform: Callable[[Any], Any] = create_transform(**{name: config[name] for name in names}, is_training=False)
+    return transform
+
+
+def _match_classes(train: Listed, heldout: Listed, checkpoint: Checkpoint, *, mapped: bool) -> tuple[str, ...]:
+    """Names of the model's outputs; a finding where the data have other classes."""
+    outputs, named = checkpoint.num_classes, checkpoint.label_names
+    classes = train.classes or named or tuple(str(number) for number in range(outputs))
+    if named and set(named) == set(classes):
+        classes = named
+    findings = []
+    if mapped and len(classes) < outputs:  # a class map may leave outputs out on purpose
+        classes += tuple(str(number) for number in range(len(classes), outputs))
+    if len(classes) != outputs:
+        findings.append(
+            f"The data have {len(classes)} classes and the model has {outputs} outputs; give the data the model was "
+            f"trained on, or --class-map with the names of all {outputs} outputs."
+        )
+    for what, split in (("training", train), ("held-out", heldout)):
+        strange = sorted({_name(split, label, classes) for label in set(split.labels.tolist())} - set(classes))
+        if strange:
+            findings.append(
+                f"The {what} data have classes that the model's data do not have: "
+                f"{', '.join(repr(name) for name in strange[:5])}{' …' * (len(strange) > 5)}."
+            )
+    if findings:
+        raise UnlearnError.of(findings)
+    return classes
+
+
+def _name(split: Listed, label: int, classes: tuple[str, ...]) -> str:
+    names = split.classes or classes  # without names of its own, a label is a position already
+    return names[label] if label < len(names) else str(label)
+
+
+def _assemble(
+    split: Listed, transform: Callable[[Any], Any], classes: tuple[str, ...], deterministic: bool
+) -> ImageData:
+    position = {label: classes.index(_name(split, label, classes)) for label in set(split.labels.tolist())}
+    labels = torch.tensor([position[label] for label in split.labels.tolist()])
+    return ImageData(_Prepared(split, transform, position), split.ids, labels, classes, deterministic)

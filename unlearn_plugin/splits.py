@@ -1,8 +1,24 @@
 """Splits: forget, retain, and the two halves of the held-out data; Need: what a method asks for."""
 
+import difflib
 import enum
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from unlearn_hooks.errors import UnlearnError
+from unlearn_plugin.data import ImageData, Samples
+from unlearn_plugin.manifest import ForgetEntry, ForgetManifest, list_some
 
 __all__ = ["Need", "Splits"]
+
+_COMPARED = 20_000  # known ids looked through for the nearest to an unknown one
+_NEAREST = 3  # unknown ids for which the nearest are looked for: comparing is slow
 
 
 class Need(enum.Flag):
@@ -12,3 +28,189 @@ class Need(enum.Flag):
     RETAIN = enum.auto()
     RECORD = enum.auto()
     TUNING = enum.auto()
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What is what in the data of a job.
+
+    Attributes:
+        forget: F, the training samples that must go, in the order of the data set.
+        retain: R, the training samples without F, or a random subset of them.
+        tuning: Half of the held-out samples; methods may look at it.
+        verdict: The other half; only the judge looks at it.
+        subjects: Data subject of each forget sample, numbered from 0; ``None`` if the manifest names none.
+            A sample of no named subject counts as a subject of its own.
+        forgotten_classes: Classes that are requested as a whole, sorted.
+    """
+
+    forget: Samples
+    retain: Samples
+    tuning: Samples
+    verdict: Samples
+    subjects: Int64[Tensor, " forget"] | None
+    forgotten_classes: tuple[int, ...]
+
+    @classmethod
+    def make(
+        cls,
+        manifest: ForgetManifest,
+        train: ImageData,
+        heldout: ImageData,
+        *,
+        seed: int,
+        retain_fraction: float = 1.0,
+    ) -> "Splits":
+        """Find the samples of a request and split the rest.
+
+        The held-out samples are halved at random within each class; the halves depend on the data and the seed
+        alone, never on the request. Where a class has an odd number, the verdict gets the extra one.
+
+        Args:
+            manifest: The request.
+            train: What the model was trained on.
+            heldout: What it was never trained on.
+            seed: Where the halves and the subset of R come from.
+            retain_fraction: Share of each class of R that is kept, in (0, 1]; at least one sample of each.
+
+        Returns:
+            The splits.
+
+        Raises:
+            UnlearnError: With everything at once that does not fit between request and data.
+        """
+        if not 0 < retain_fraction <= 1:
+            raise UnlearnError(f"A retain fraction of {retain_fraction} is out of range; take one above 0 and up to 1.")
+        findings = _check_names(manifest, train, heldout)
+        chosen, classes, owners = _choose(manifest, train)
+        if bool(chosen.all()):
+            findings.append("The request names all of the training data, so nothing is left to keep; delete the model.")
+        if not findings:
+            findings += _check_heldout(train, heldout, chosen)
+        if findings:
+            raise UnlearnError.of(findings)
+        generator = torch.Generator().manual_seed(seed)
+        tuning, verdict = _halve(heldout.labels, generator)
+        retain = _thin((~chosen).nonzero().flatten(), train.labels, retain_fraction, generator)
+        forget = Samples(train, chosen.nonzero().flatten())
+        return cls(
+            forget=forget,
+            retain=Samples(train, retain),
+            tuning=Samples(heldout, tuning),
+            verdict=Samples(heldout, verdict),
+            subjects=_number_subjects(forget.rows.tolist(), owners) if owners else None,
+            forgotten_classes=tuple(sorted(classes)),
+        )
+
+    def copies(self) -> Samples | None:
+        """Find retained samples that show exactly the picture of a forgotten one, under another name.
+
+        Returns:
+            Those of `retain`; ``None`` if it was not looked, because the images are too many to keep in memory.
+        """
+        if not self.retain.data.fits_in_memory:
+            return None
+        forgotten = set(_fingerprints(self.forget))
+        same = [position for position, seen in enumerate(_fingerprints(self.retain)) if seen in forgotten]
+        return self.retain.select(same)
+
+
+def _check_names(manifest: ForgetManifest, train: ImageData, heldout: ImageData) -> list[str]:
+    ids = [entry for entry in manifest.entries if entry.kind == "id" and entry.name not in train.row_of]
+    held = [entry for entry in ids if entry.name in heldout.row_of]
+    outside = [entry for entry in ids if entry not in held and _is_outside(entry.name)]
+    unknown = [entry for entry in ids if entry not in held and entry not in outside]
+    groups = [entry for entry in manifest.entries if entry.kind == "class"]
+    strange = [entry for entry in groups if entry.name not in train.classes]
+    present = {train.classes[label] for label in set(train.labels.tolist())}
+    empty = [entry for entry in groups if entry not in strange and entry.name not in present]
+    return [
+        f"{len(entries)} {what}: {_cite(entries, known)}; {remedy}."
+        for entries, what, known, remedy in (
+            (unknown, "requested ids are not in the training data", train.ids, "correct them or take them out"),
+            (held, "requested ids are held-out data, never trained on", (), "take them out or name the right splits"),
+            (outside, "requested ids are paths outside the data", (), f"write them like {train.ids[0]!r}"),
+            (strange, "requested classes are not in the data", train.classes, "correct them or take them out"),
+            (empty, "requested classes have no training sample", (), "take them out"),
+        )
+        if entries
+    ]
+
+
+def _is_outside(name: str) -> bool:
+    return Path(name).is_absolute() or PureWindowsPath(name).is_absolute() or ".." in PureWindowsPath(name).parts
+
+
+def _cite(entries: Sequence[ForgetEntry], known: Sequence[str]) -> str:
+    cited = []
+    for number, entry in enumerate(entries):
+        near = difflib.get_close_matches(entry.name, known[:_COMPARED], n=2) if number < _NEAREST else []
+        hint = f", nearest: {' or '.join(repr(name) for name in near)}" if near else ""
+        cited.append(f"{entry.name!r} (line {entry.line}{hint})")
+    return list_some(cited)
+
+
+def _choose(
+    manifest: ForgetManifest, train: ImageData
+) -> tuple[Bool[Tensor, " n"], set[int], dict[int, str]]:
+    """Mark the requested rows; also the whole classes, and whose data a row is where the request says so."""
+    chosen = torch.zeros(len(train), dtype=torch.bool)
+    classes: set[int] = set()
+    owners: dict[int, str] = {}
+    for entry in sorted(manifest.entries, key=lambda entry: entry.kind):  # classes first: a sample's own subject wins
+        if entry.kind == "id":
+            rows = [train.row_of[entry.name]] if entry.name in train.row_of else []
+        elif entry.name in train.classes:
+            classes.add(train.classes.index(entry.name))
+            rows = (train.labels == train.classes.index(entry.name)).nonzero().flatten().tolist()
+        else:
+            rows = []
+        chosen[rows] = True
+        owners.update(dict.fromkeys(rows, entry.subject) if entry.subject else {})
+    return chosen, classes, owners
+
+
+def _check_heldout(train: ImageData, heldout: ImageData, chosen: Bool[Tensor, " n"]) -> list[str]:
+    requested = set(train.labels[chosen].tolist())
+    counts = torch.bincount(heldout.labels, minlength=len(heldout.classes)).tolist()
+    few = [f"{train.classes[label]!r} ({counts[label]})" for label in sorted(requested) if counts[label] < 2]
+    if not few:
+        return []
+    return [
+        f"The held-out data have too few samples of requested classes, and two of each are needed to compare with: "
+        f"{list_some(few)}; give more held-out data."
+    ]
+
+
+def _halve(labels: Int64[Tensor, " n"], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    first, second = [], []
+    for label in sorted(set(labels.tolist())):
+        rows = _shuffle((labels == label).nonzero().flatten(), generator)
+        first.append(rows[: len(rows) // 2])
+        second.append(rows[len(rows) // 2 :])
+    return torch.cat(first).sort().values, torch.cat(second).sort().values
+
+
+def _thin(rows: Tensor, labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    if fraction == 1:
+        return rows
+    kept = []
+    for label in sorted(set(labels[rows].tolist())):
+        mine = _shuffle(rows[labels[rows] == label], generator)
+        kept.append(mine[: max(1, round(fraction * len(mine)))])
+    return torch.cat(kept).sort().values
+
+
+def _shuffle(rows: Tensor, generator: torch.Generator) -> Tensor:
+    return rows[torch.randperm(len(rows), generator=generator)]
+
+
+def _number_subjects(rows: list[int], owners: Mapping[int, str]) -> Int64[Tensor, " n"]:
+    numbers: dict[object, int] = {}
+    return torch.tensor([numbers.setdefault(owners.get(row, row), len(numbers)) for row in rows])
+
+
+def _fingerprints(samples: Samples) -> Iterator[bytes]:
+    for images, _, _ in samples.loader(256):
+        for image in images:
+            yield hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest()

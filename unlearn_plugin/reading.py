@@ -1,0 +1,234 @@
+"""Opening data sets: folders of class folders, timm's readers, and functions of the user's own."""
+
+import random
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int64
+from PIL import Image
+from timm.data import ImageDataset, create_dataset
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.ids import dataset_labels, root_rows, sample_keys
+from unlearn_plugin.user_code import load_function
+
+__all__ = ["DataSource", "Listed", "MapDataset", "call_function", "open_split"]
+
+_SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation", "eval", "evaluation", "test")}
+_MODES = {1: "L", 3: "RGB"}
+# What Pillow raises on files that are damaged, cut off, too large or no images at all.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """Where the data are; the fields are the flags of the command line.
+
+    Attributes:
+        data_dir: Folder with one folder (or .tar file) per split, each with one folder per class; or the root of
+            `dataset`.
+        dataset: A name timm's factory knows, such as ``torch/cifar10`` or ``hfds/cifar10``; empty for folders.
+        train_split: The split the model was trained on.
+        val_split: A split it was never trained on.
+        class_map: Text file with one class name per line, in the order of the model's outputs.
+        function: ``package.module:function`` that returns (train, held-out), instead of all above.
+    """
+
+    data_dir: str | None = None
+    dataset: str = ""
+    train_split: str = "train"
+    val_split: str = "validation"
+    class_map: str | None = None
+    function: str | None = None
+
+
+@runtime_checkable
+class MapDataset(Protocol):
+    """A data set that knows its length and gives (image, label) by row."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """One split, listed but not read.
+
+    Attributes:
+        open: Gives (image, label) of a row as the data set has them.
+        ids: Stable name of each row.
+        labels: Label of each row, as the data set counts them.
+        classes: Names of the classes, as the data set counts them; empty if it has no names.
+    """
+
+    open: Callable[[int], tuple[Any, Any]]
+    ids: tuple[str, ...]
+    labels: Int64[Tensor, " n"]
+    classes: tuple[str, ...]
+
+
+def open_split(source: DataSource, split: str, channels: int) -> Listed:
+    """List one split of a folder or of a data set timm can open.
+
+    timm's own data set answers with the next image when one cannot be read; here that is an error.
+
+    Args:
+        source: Where the data are.
+        split: Name of the split.
+        channels: Image channels the model takes: grey or colour.
+
+    Returns:
+        The split, giving Pillow images of that many channels.
+
+    Raises:
+        UnlearnError: If it cannot be opened, is a stream, is empty, or has ids that are not unique.
+    """
+    if channels not in _MODES:
+        raise UnlearnError(
+            f"The model takes images of {channels} channels, and image files have 1 or 3; "
+            f"give the data with --data package.module:function."
+        )
+    dataset = _create(source, split)
+    if isinstance(dataset, IterableDataset):
+        raise UnlearnError(
+            f"--dataset {source.dataset!r} is a stream, in which no sample has a place of its own; "
+            f"give class folders, a torch/ or an hfds/ data set."
+        )
+    listed = _list(dataset)
+    if "" in listed.classes:
+        loose = listed.ids[int((listed.labels == listed.classes.index("")).nonzero()[0])]
+        raise UnlearnError(f"The image {loose!r} lies in no class folder; put it into one, or take it out.")
+
+    def open_image(row: int) -> tuple[Image.Image, Any]:
+        try:
+            image, label = _read(dataset, row)
+            return image.convert(_MODES[channels]), label
+        except _UNREADABLE as error:
+            raise UnlearnError(
+                f"The image {listed.ids[row]!r} cannot be read ({error}); bring it back from a copy. "
+                f"It is not skipped, since the samples after it would be mistaken for it."
+            ) from error
+
+    return Listed(open_image, listed.ids, listed.labels, listed.classes)
+
+
+def call_function(name: str) -> tuple[Listed, Listed, bool]:
+    """Ask the user's function for the data.
+
+    Args:
+        name: ``package.module:function``; called without arguments, it returns (train, held-out), two map-style
+            data sets of (image tensor, label), with ``ids`` and ``classes`` if they have them.
+
+    Returns:
+        Training data, held-out data, and whether a row gives the same image every time.
+
+    Raises:
+        UnlearnError: If there is no such function, or it returns something else.
+    """
+    pair = load_function(name, "--data")()
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise UnlearnError(f"--data {name!r} returned {type(pair).__name__}; it must return (train, held-out).")
+    for dataset in pair:
+        if isinstance(dataset, IterableDataset) or not isinstance(dataset, MapDataset):
+            raise UnlearnError(
+                f"--data {name!r} returned {type(dataset).__name__}; it must return data sets with __len__ and "
+                f"__getitem__ that give (image tensor, label)."
+            )
+    train, heldout = (_list(dataset) for dataset in pair)
+    return train, heldout, all(_is_deterministic(dataset) for dataset in pair)
+
+
+def _create(source: DataSource, split: str) -> Any:
+    root = Path(source.data_dir or "")
+    if not root.exists():
+        raise UnlearnError(f"There is no folder {source.data_dir!r}; check --data-dir.")
+    if "/" not in source.dataset:
+        root = _find_split(root, split)
+    class_map = {"class_map": source.class_map} if source.class_map else {}
+    try:
+        return create_dataset(source.dataset, root=str(root), split=split, search_split=False, **class_map)
+    except (RuntimeError, ValueError, TypeError, LookupError, OSError, ImportError, AssertionError) as error:
+        what = f"The split {split!r} of {source.dataset or 'the class folders'!r} in {source.data_dir!r}"
+        raise UnlearnError(f"{what} cannot be opened ({error or type(error).__name__}).") from error
+
+
+def _find_split(root: Path, split: str) -> Path:
+    """Find the folder of a split as timm does, but never take the whole folder for one of its splits."""
+    known = next((names for names in _SPLITS.values() if split in names), ())
+    names = dict.fromkeys((split, *known))
+    for name in names:
+        for place in (root / name, root / f"{name}.tar"):
+            if place.exists():
+                return place
+    raise UnlearnError(
+        f"The folder {str(root)!r} has no sub-folder {' or '.join(repr(name) for name in names)}; "
+        f"name the one there is with --train-split or --val-split."
+    )
+
+
+def _read(dataset: Any, row: int) -> tuple[Any, Any]:
+    """Read a row around timm's data set, which would answer with the next one if the file is damaged."""
+    if not isinstance(dataset, ImageDataset):
+        image, label = dataset[row]
+        return image, label
+    file, label = dataset.reader[row]
+    with file, Image.open(file) as image:
+        image.load()
+        return image, label
+
+
+def _list(dataset: Any) -> Listed:
+    ids = sample_keys(dataset)
+    if not ids:
+        raise UnlearnError("A data set is empty; both training and held-out data are needed.")
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise UnlearnError(f"The id {twice!r} stands for more than one sample; give ids that are unique.")
+    return Listed(lambda row: _read(dataset, row), ids, _labels(dataset, ids), _classes(dataset))
+
+
+def _labels(dataset: Any, ids: Sequence[str]) -> Int64[Tensor, " n"]:
+    reader: Any = getattr(dataset, "reader", None)
+    if hasattr(reader, "iter_targets"):
+        found = list(reader.iter_targets())
+    elif hasattr(reader, "targets"):
+        found = list(reader.targets)
+    elif (known := dataset_labels(dataset)) is not None:
+        found = known[root_rows(dataset, range(len(ids)))].tolist()
+    else:
+        found = [_read(dataset, row)[1] for row in range(len(ids))]
+    try:
+        labels = torch.tensor([int(label) for label in found], dtype=torch.int64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UnlearnError(f"A label is {found[0]!r}; every sample must have one whole number as its label.") from error
+    if int(labels.min()) < 0:
+        raise UnlearnError(f"The sample {ids[int(labels.argmin())]!r} has no label; take it out of the data.")
+    return labels
+
+
+def _classes(dataset: Any) -> tuple[str, ...]:
+    reader = getattr(dataset, "reader", None)
+    index = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+    if index:
+        names = {number: name for name, number in index.items()}
+        return tuple(str(names.get(number, number)) for number in range(max(names) + 1))
+    return tuple(str(name) for name in getattr(dataset, "classes", ()))
+
+
+def _is_deterministic(dataset: Any) -> bool:
+    """Whether the first rows are the same when they are read twice; random augmentation shows within sixteen."""
+    python_state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            rows = range(min(16, len(dataset)))
+            return all(torch.equal(torch.as_tensor(dataset[row][0]), torch.as_tensor(dataset[row][0])) for row in rows)
+    finally:
+        random.setstate(python_state)
