@@ -55,6 +55,7 @@ _model_flags = _flags(
     _flag("--num-classes", "N", "Size of the head, where it cannot be read off the weights.", type=int),
     _flag("--in-chans", "N", "Image channels, where they cannot be read off the weights.", type=int),
     _flag("--input-size", "PIXELS", "Side of the square input.", type=int),
+    _flag("--crop-pct", "SHARE", "Share of the resized image that the centre crop keeps.", type=float),
     _flag("--mean", "M", "Mean to normalise with; once, or once per channel.", type=float, multiple=True),
     _flag("--std", "S", "Standard deviation to normalise with; likewise.", type=float, multiple=True),
 )

@@ -45,6 +45,7 @@ class Job:
         num_classes: Size of the head, where it cannot be read off the weights.
         in_chans: Image channels, likewise.
         input_size: Side of the square input in pixels, likewise.
+        crop_pct: Share of the resized image that the centre crop keeps, likewise.
         mean: Per-channel mean the images are normalised with.
         std: Per-channel standard deviation, likewise.
         record: Folder the training hook wrote.
@@ -70,6 +71,7 @@ class Job:
     num_classes: int | None = None
     in_chans: int | None = None
     input_size: int | None = None
+    crop_pct: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     record: str | None = None
@@ -102,6 +104,7 @@ class Job:
             num_classes=self.num_classes,
             in_chans=self.in_chans,
             input_size=self.input_size,
+            crop_pct=self.crop_pct,
             mean=self.mean,
             std=self.std,
         )
@@ -174,8 +177,8 @@ def prepare(job: Job, *, writing: bool = True) -> Prepared:
     accelerator = findings.attempt(lambda: make_accelerator(job.device))
     checkpoint = findings.attempt(lambda: job.load_checkpoint(job.model))
     manifest = findings.attempt(lambda: ForgetManifest.read(Path(job.forget)))
-    record = findings.attempt(lambda: TrainingRecord.open(Path(job.record))) if job.record else None
-    reference = findings.attempt(lambda: job.load_checkpoint(job.reference or "")) if job.reference else None
+    record = findings.attempt(lambda: TrainingRecord.open(Path(str(job.record)))) if job.record else None
+    reference = findings.attempt(lambda: job.load_checkpoint(str(job.reference))) if job.reference else None
     data = findings.attempt(lambda: load_data(job.source, checkpoint)) if checkpoint else None
     splits = None
     if data and manifest:

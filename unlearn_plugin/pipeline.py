@@ -2,12 +2,13 @@
 
 import json
 import os
+import platform
 import secrets
 import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -67,11 +68,11 @@ def run(job: Job, *, progress: Progress | None = None) -> Outcome:
     """
     progress = progress or Progress()
     prepared = prepare(job)
-    torch.manual_seed(job.seed)
     model = prepared.checkpoint.copy()
     started = time.perf_counter()
     facts = prepared.method.unlearn(model, _evidence(prepared, progress))
     seconds = time.perf_counter() - started
+    prepared.checkpoint.settle(model)
     trial = make_trial(prepared, progress)
     guard = inspect_change(prepared.checkpoint.model, model, trial)
     after = None if guard["reasons"] else model
@@ -214,7 +215,7 @@ def _procedure(prepared: Prepared, facts: Mapping[str, Any], seconds: float) -> 
         "seconds": round(seconds, 3),
         "facts": dict(facts),
         "environment": {
-            "python": ".".join(map(str, __import__("sys").version_info[:3])),
+            "python": platform.python_version(),
             "torch": torch.__version__,
             "timm": version("timm"),
             "unlearn_plugin": version("unlearn-plugin"),
@@ -257,12 +258,19 @@ def _write(prepared: Prepared, report: dict[str, Any], after: nn.Module | None, 
 def _write_private(job: Job, key: bytes) -> None:
     folder = private_folder(Path(job.out))
     folder.mkdir(mode=0o700, exist_ok=True)
-    absolute = replace(job, **{name: _absolute(getattr(job, name)) for name in ("forget", "data_dir", "record", "out")})
-    content = {"job": absolute.as_dict(), "commitment_key": key.hex()}
+    content = {"job": {**job.as_dict(), **_absolute_paths(job)}, "commitment_key": key.hex()}
     path = folder / "job.json"
     path.touch(mode=0o600)
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())
+def _absolute_paths(job: Job) -> dict[str, str]:
+    """The job's paths as they stay true when `verify` is called from elsewhere."""
+    paths = {name: getattr(job, name) for name in ("forget", "data_dir", "class_map", "record", "out")}
+    found = {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
+    for name in ("model", "reference"):
+        value = getattr(job, name)
+        prefix = "local-dir:" if value and value.startswith("local-dir:") else ""
+        if value and Path(value.removeprefix(prefix)).exists():
+            found[name] = prefix + str(Path(value.removeprefix(prefix)).absolute())
+    return found

@@ -204,7 +204,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "a class that does not exist": (lambda s, t: text(t, "class=eleven"), "eleven"),
     "a table without an id column": (lambda s, t: text(t, "name,age\na,1\n", "f.csv"), "id"),
     "a line that is no JSON": (lambda s, t: text(t, '{"id": "a"}\n{id}\n', "f.jsonl"), "line 2"),
-    "a date that is none": (lambda s, t: text(t, f"# received: 2026-02-30\n{some_id(s)}"), "2026-02-30"),
+    "a date that is none": (lambda s, t: text(t, f"received=2026-02-30\n{some_id(s)}"), "2026-02-30"),
     "a method that does not exist": (lambda s, t: {"--method": "fintune"}, "finetune"),
     "an option that does not exist": (lambda s, t: {"-o": "epoch=1"}, "epochs"),
     "an option of the wrong type": (lambda s, t: {"-o": "epochs=many"}, "many"),
