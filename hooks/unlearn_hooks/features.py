@@ -196,13 +196,12 @@ class FeaturesCollector(Collector):
         older = separate[: -self.run.plan.windows]
         before = [shard for shard in older if shard.last < self._flushed]
         for group in (before, older[len(before) :]):
-            if len(group) < 2:
+            if len(group) < 2 or not all(shard.path.exists() for shard in group):  # still on its way: next time
                 continue
             pool = _Pool.joined([_Pool.of(shard.tensors()) for shard in group])
             if out.append(self.kind, pool.tensors(), first=group[0].first, last=group[-1].last, meta={}) is not None:
-                out.flush()  # what is dropped next exists nowhere else until then
                 for shard in group:
-                    out.drop(shard)
+                    out.drop(shard)  # the journal takes this up after the folded shard is on disk
 
 
 def _separate(shards: Sequence[Shard]) -> list[Shard]:

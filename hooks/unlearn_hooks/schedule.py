@@ -84,7 +84,7 @@ class ScheduleCollector(Collector):
         ):
             self.flush(out)
         self._steps.append(step)
-        if len(self._steps) == _CHUNK:
+        if len(self._steps) >= _CHUNK:
             self.flush(out)
 
     def flush(self, out: RecordWriter) -> None:

@@ -94,7 +94,7 @@ class UpdatesCollector(Collector):
         most = (budget // max(pair, 1) - plan.tail) // 2
         if most >= 1:
             keep = most if plan.steps is None else min(plan.steps, most)
-            return keep, None if keep == plan.steps or plan.steps is None else {"steps": keep}
+            return keep, None if plan.steps in (None, keep) else {"steps": keep}
         left, names = budget // (2 + plan.tail), []
         for name in reversed(sizes):
             left -= sizes[name]
