@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, is_grad_enabled, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from unlearn_hooks.errors import UnlearnError
 
@@ -16,7 +15,8 @@ __all__ = [
     "HeadInput",
     "find_head",
     "head_input",
-    "watch_every_optimizer",
+    "innermost_model",
+    "innermost_optimizer",
     "watch_every_training_forward",
     "watch_optimizer",
     "watch_training_forward",
@@ -138,12 +138,12 @@ def _logits(output: Any) -> Tensor | None:  # noqa: ANN401  # whatever the user'
     for name in ("logits", "output"):
         found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         output = found if isinstance(found, Tensor) else output
-    return output.detach().clone() if isinstance(output, Tensor) and output.ndim == 2 else None
+    return output if isinstance(output, Tensor) and output.ndim == 2 else None
 
 
 @contextmanager
 def watch_training_forward(
-    model: nn.Module, head: nn.Module, saw: Callable[[Tensor | None, Tensor | None], None]
+    model: nn.Module, head: nn.Module, saw: Callable[[Tensor | None, Tensor | None], Callable[[], None] | None]
 ) -> Iterator[None]:
     """Tell the features and logits of every training forward pass: training mode, and gradients are on.
 
@@ -151,7 +151,7 @@ def watch_training_forward(
         model: The model being trained; a deep copy of it, such as an averaged model, is not listened to.
         head: Its classifier head.
         saw: Called after the pass with copies of the head's input (n, d) and the model's output (n, C), each ``None``
-            where there was none.
+            where there was none. What it returns is called when the gradient comes back through the output.
 
     Yields:
         Nothing.
@@ -164,7 +164,10 @@ def watch_training_forward(
 
     def leave(caller: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401  # the user's
         if caller is model and _is_training(model):
-            saw(features.pop() if features else None, _logits(output))
+            logits = _logits(output)
+            went_back = saw(features.pop() if features else None, None if logits is None else logits.detach().clone())
+            if went_back is not None and logits is not None and logits.requires_grad:
+                logits.register_hook(lambda gradient: went_back())  # type: ignore[no-untyped-call]
 
     handles = [head.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
     try:
@@ -203,16 +206,6 @@ def watch_optimizer(
 
 
 @contextmanager
-def watch_every_optimizer(before: Callable[[Optimizer], None]) -> Iterator[None]:
-    """Call `before` ahead of every step of every optimizer of this process."""
-    handle = register_optimizer_step_pre_hook(lambda stepping, args, kwargs: before(stepping))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
 def watch_every_training_forward(before: Callable[[nn.Module], None]) -> Iterator[None]:
     """Call `before` ahead of every training forward pass of every module of this process."""
 
@@ -225,3 +218,23 @@ def watch_every_training_forward(before: Callable[[nn.Module], None]) -> Iterato
         yield
     finally:
         handle.remove()
+
+
+def innermost_model(model: nn.Module) -> nn.Module:
+    """Return the model inside DistributedDataParallel, DataParallel and torch.compile: its names are the saved ones."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def innermost_optimizer(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer that makes the step inside a wrapper, such as timm's Lookahead or Accelerate's."""
+    for name in ("_base_optimizer", "base_optimizer", "optimizer"):
+        inner = getattr(optimizer, name, None)
+        if isinstance(inner, Optimizer):
+            return innermost_optimizer(inner)
+    return optimizer

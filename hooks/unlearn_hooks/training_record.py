@@ -1,11 +1,11 @@
-"""The record on disk: a journal per process, unique shards, and a few JSON files. Only this file knows its bytes."""
+"""The record on disk: a journal per process, unique shards, and a few JSON files."""
 
 import hashlib
 import json
 import os
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.journal import journal_line, read_journal, write_file
 
-__all__ = ["SCHEMA", "RecordWriter", "Shard", "TrainingRecord", "weights_digest", "write_json"]
+__all__ = ["SCHEMA", "RecordWriter", "Shard", "TrainingRecord", "weights_digest"]
 
 SCHEMA = 1
 _JOURNAL = "journal.jsonl"
@@ -36,72 +37,8 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write a JSON file, readable by its owner only, so that a crash leaves the old one or the new one.
-
-    Args:
-        path: The file; its folder exists.
-        value: Plain values.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
-    _write(path, json.dumps(value, indent=1).encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write under a temporary name, make sure it is on disk, then rename."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename or removal in the folder survive a power loss, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _line(event: Mapping[str, Any]) -> bytes:
-    body = json.dumps(event, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(body), body)
-
-
-def _read_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Read the journal's events and how many bytes of it are whole; a torn last line is what a crash leaves behind."""
-    data = path.read_bytes() if path.exists() else b""
-    events: list[dict[str, Any]] = []
-    good = 0
-    while good < len(data):
-        end = data.find(b"\n", good)
-        crc, _, body = data[good:end].partition(b" ")
-        if end < 0 or crc != b"%08x" % zlib.crc32(body):
-            break
-        events.append(json.loads(body))
-        good = end + 1
-    if data.find(b"\n", good) not in (-1, len(data) - 1):  # more lines follow: no crash does that
-        raise UnlearnError(
-            f"The journal {path} is damaged at line {len(events) + 1}, so what follows cannot be trusted; "
-            f"bring the file back from a copy, or record the training again."
-        )
-    return events, good
 
 
 @dataclass(frozen=True)
@@ -115,7 +52,8 @@ class Shard:
         meta: Plain values that the collector wrote with it.
         path: The safetensors file.
         rank: Process that wrote it.
-        sha256: Digest of the file; ``None`` for a shard that is still on its way to the disk.
+        sha256: Digest of the file; ``None`` for a shard that was just handed over.
+        wait: Returns when the shard is on disk; ``None`` if it is there.
     """
 
     kind: str
@@ -125,6 +63,7 @@ class Shard:
     path: Path
     rank: int = 0
     sha256: str | None = None
+    wait: Callable[[], object] | None = field(default=None, repr=False, compare=False)
 
     def tensors(self) -> dict[str, Tensor]:
         """Read the tensors.
@@ -135,6 +74,8 @@ class Shard:
         Raises:
             UnlearnError: If the file is missing or not what the journal says was written.
         """
+        if self.wait is not None:
+            self.wait()
         try:
             data = self.path.read_bytes()
             if self.sha256 not in (None, hashlib.sha256(data).hexdigest()):
@@ -207,7 +148,7 @@ class RecordWriter:
                 )
             folder.mkdir(mode=0o700, exist_ok=True)
         path = self._own / _JOURNAL
-        events, good = _read_journal(path)
+        events, good = read_journal(path)
         self._journal = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(self._journal, good)
         os.lseek(self._journal, good, os.SEEK_SET)
@@ -237,9 +178,13 @@ class RecordWriter:
             OSError: If the disk is full.
         """
         shard = self._named(kind, first, last, meta)
-        self._save(shard, tensors)
         self._live.append(shard)
+        self._do(partial(self._save, shard, tensors))
         return shard
+
+    def _do(self, job: Callable[[], None]) -> None:
+        """Change the disk; a subclass may do so later, but in this order."""
+        job()
 
     def _named(self, kind: str, first: int, last: int, meta: Mapping[str, Any]) -> Shard:
         self._names += 1  # two shards of one kind may end at the same step
@@ -248,7 +193,7 @@ class RecordWriter:
 
     def _save(self, shard: Shard, tensors: Mapping[str, Tensor]) -> None:
         data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        _write(shard.path, data)
+        write_file(shard.path, data)
         self._journal_line(
             "shard", file=shard.path.name, kind=shard.kind, first=shard.first, last=shard.last, meta=shard.meta,
             bytes=len(data), sha256=hashlib.sha256(data).hexdigest(),
@@ -262,17 +207,17 @@ class RecordWriter:
         """Take a shard out of the record and remove its file."""
         self._live = [other for other in self._live if other.path != shard.path]
         self.note("drop", file=shard.path.name)
-        shard.path.unlink(missing_ok=True)
+        self._do(partial(shard.path.unlink, missing_ok=True))
 
     def note(self, event: str, **fields: Any) -> None:  # noqa: ANN401  # any plain value
         """Write a line about something that happened, such as a skipped capture, to the journal."""
-        self._journal_line(event, **fields)
+        self._do(partial(self._journal_line, event, **fields))
 
     def _journal_line(self, event: str, **fields: Any) -> None:  # noqa: ANN401  # any plain value
         if not self._begun:  # a record that is opened but not trained on stays as it is
             self._begun = True
             self._journal_line("attempt", number=self.attempt)
-        os.write(self._journal, _line({"event": event, **fields}))
+        os.write(self._journal, journal_line({"event": event, **fields}))
         os.fsync(self._journal)
 
     def rewind(self, step: int) -> None:
@@ -281,7 +226,7 @@ class RecordWriter:
         self._live = [shard for shard in self._live if shard.last < step]
         self.note("rewind", to=step)
         for shard in dead:
-            shard.path.unlink(missing_ok=True)
+            self._do(partial(shard.path.unlink, missing_ok=True))
 
     def flush(self) -> None:
         """Wait until everything handed over is on disk; this writer never leaves anything open."""
@@ -289,6 +234,11 @@ class RecordWriter:
     def close(self) -> None:
         """Finish the attempt; the record is complete from here on."""
         self.note("close")
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Stop writing without finishing: the record stays readable and says that it is not complete."""
+        self.flush()
         os.close(self._journal)
 
 
@@ -314,8 +264,8 @@ class TrainingRecord:
 
     Attributes:
         folder: Where it is.
-        manifest: schema, run_id, plan, parameters (name, shape, dtype, recorded), head, versions, classes and the digest
-            final_weights.
+        manifest: schema, run_id, plan, parameters (name, shape, dtype, recorded), head, versions, classes, and
+            final_weights, the digest of the trained weights.
         recipe: optimizer, groups, batch size and whatever the user added.
         data: n, id_kind, fingerprint of the training data.
         ids: Stable name of each row of the root data set, or ``None`` if it was not written (yet).
@@ -359,7 +309,7 @@ class TrainingRecord:
         shards: list[Shard] = []
         endings, journals = [], []
         for path in sorted(folder.glob(f"rank*/{_JOURNAL}")):
-            events, good = _read_journal(path)
+            events, good = read_journal(path)
             shards += _checked(_live_shards(path.parent, events))
             endings.append(events[-1]["event"] if events else None)
             journals.append(path.read_bytes()[:good])

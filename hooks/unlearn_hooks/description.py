@@ -1,0 +1,157 @@
+"""What the JSON files of a record say: about the model, the optimizer, the data and the software."""
+
+import platform
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.ids import data_fingerprint, dataset_labels, root_count, root_keys
+from unlearn_hooks.journal import write_json
+from unlearn_hooks.plan import Plan
+from unlearn_hooks.training_record import SCHEMA, TrainingRecord
+
+__all__ = ["DataDescription", "describe_model", "describe_recipe", "run_id"]
+
+
+def run_id(folder: Path) -> str:
+    """Return the id of the run that a folder holds, or a new one for a new folder."""
+    if (folder / "manifest.json").exists():
+        return str(TrainingRecord.open(folder).manifest["run_id"])
+    return uuid.uuid4().hex
+
+
+def describe_model(
+    model: nn.Module, head: tuple[str, nn.Module], trained: Mapping[str, nn.Parameter], plan: Plan
+) -> dict[str, Any]:
+    """Describe the model for manifest.json.
+
+    Args:
+        model: The model being trained.
+        head: Name and module of its classifier head.
+        trained: Its parameters that the optimizer trains.
+        plan: What is recorded.
+
+    Returns:
+        plan, parameters (name, shape, dtype, recorded), head, classes and versions.
+    """
+    parameters = [
+        {
+            "name": name,
+            "shape": list(parameter.shape),
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "recorded": plan.updates and name in trained and any(fnmatchcase(name, glob) for glob in plan.parameters),
+        }
+        for name, parameter in model.named_parameters()
+    ]
+    module = head[1]
+    return {
+        "plan": plan.as_dict(),
+        "parameters": parameters,
+        "head": head[0],
+        "classes": getattr(module, "out_features", None) or getattr(module, "out_channels", None),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def describe_recipe(
+    optimizer: Optimizer, trained: Mapping[str, nn.Parameter], user: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Describe how the model is trained for recipe.json.
+
+    Args:
+        optimizer: The optimizer.
+        trained: Its parameters, by name in the model.
+        user: Whatever the user wants to be kept: augmentation, schedule, seeds.
+
+    Returns:
+        optimizer, groups with their settings and parameter names, the torch seed, and the user's own values.
+    """
+    names = {id(parameter): name for name, parameter in trained.items()}
+    groups = [
+        {"names": [names[id(p)] for p in group["params"] if id(p) in names]}
+        | {name: _plain(value) for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    return {
+        "optimizer": type(optimizer).__name__,
+        "groups": groups,
+        "torch_seed": torch.initial_seed(),
+        "user": {str(name): _plain(value) for name, value in (user or {}).items()},
+    }
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  # a setting of any type
+    """Make a value that JSON can hold."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+class DataDescription:
+    """The training data: how many samples, which labels, which names.
+
+    Args:
+        dataset: The loader's data set, or ``None`` if there is no torch loader.
+        key: Gives a stable name to a root row; ``None`` takes `root_keys`.
+    """
+
+
+    def __init__(self, dataset: Any, key: Callable[[int], str] | None) -> None:  # noqa: ANN401
+        self.dataset = dataset
+        self.key = key
+        self._n: int | None = None
+        self._labels: np.ndarray[Any, Any] | None = None
+        self._complete = False
+        try:
+            self._n = None if dataset is None else root_count(dataset)
+        except UnlearnError:
+            return  # a stream
+        if self._n is not None:
+            known = dataset_labels(dataset)
+            self._labels = np.full(self._n, -1) if known is None else known.numpy()
+            self._complete = known is not None
+
+    def saw(self, rows: Int64[Tensor, " n"], labels: Int64[Tensor, " n"]) -> None:
+        """Learn the labels of some rows, where the data set does not tell them without loading images."""
+        if self._labels is not None and not self._complete:
+            self._labels[rows.numpy()] = labels.numpy()
+
+    def write(self, folder: Path, *, ids: bool) -> None:
+        """Write data.json, and ids.json where asked for.
+
+        Args:
+            folder: The record.
+            ids: Write the name of each row, too.
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        known = self._labels is not None and bool((self._labels >= 0).all())
+        write_json(
+            folder / "data.json",
+            {
+                "schema": SCHEMA,
+                "n": self._n,
+                "dataset": None if self.dataset is None else type(self.dataset).__name__,
+                "id_kind": "key" if self.key else "sample_keys",
+                "fingerprint": data_fingerprint(torch.from_numpy(self._labels)) if known else None,
+            },
+        )
+        if ids and self._n is not None:
+            write_json(folder / "ids.json", {"schema": SCHEMA, "ids": list(self._keys(self._n))})
+
+    def _keys(self, n: int) -> Sequence[str]:
+        return root_keys(self.dataset) if self.key is None else [str(self.key(row)) for row in range(n)]

@@ -1,0 +1,119 @@
+"""Tags of batches that are on their way to the training loop, and the check that each meets its own batch."""
+
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Subset
+
+from unlearn_hooks.ids import batch_labels, batch_length, label_checksum, root_rows
+
+__all__ = ["Arrival", "Feed", "Listener", "Origin", "Tag"]
+
+
+class Tag(NamedTuple):
+    """What the worker knew about a batch.
+
+    Attributes:
+        rows: Rows of the loader's data set, in batch order; ``None`` for a stream.
+        checksum: CRC-32 of the labels, or ``None`` for labels that are not one integer per sample.
+    """
+
+    rows: tuple[int, ...] | None
+    checksum: int | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One pass of one torch loader."""
+
+    loader: "weakref.ref[DataLoader[Any]]"
+    dataset: Any
+    number: int
+
+
+class Listener(Protocol):
+    """Takes the tags of arriving batches."""
+
+    def push(self, origin: Origin, tag: Tag) -> None:
+        """Take the tag of a batch that a torch loader just gave out."""
+
+
+class Arrival(NamedTuple):
+    """A batch that reached the training loop.
+
+    Attributes:
+        rows: Root row of each sample, or ``None`` if that could not be made sure of.
+        labels: Class of each sample, or ``None``.
+        problem: Why there are no rows, or ``None``.
+    """
+
+    rows: Int64[Tensor, " n"] | None
+    labels: Int64[Tensor, " n"] | None
+    problem: str | None
+
+
+class Feed:
+    """Tags of one pass that wait for their batch, oldest first: wrappers may read ahead.
+
+    It fails closed: after a batch whose length or labels are not those of its tag, no rows of the pass are given.
+    """
+
+    def __init__(self) -> None:
+        self._tags: deque[Tag] = deque()
+        self._origin: Origin | None = None
+        self._root_rows: Tensor | None = None
+        self._problem: str | None = None
+        self._closed = False
+
+    def push(self, origin: Origin, tag: Tag) -> None:
+        """Take the tag of a batch that a torch loader just gave out."""
+        if self._closed:
+            return
+        if self._origin is None:
+            self._origin = origin
+            if isinstance(origin.dataset, (Subset, ConcatDataset)):
+                self._root_rows = root_rows(origin.dataset, range(len(origin.dataset)))
+        elif self._origin != origin:
+            self._problem = "the batches of several loaders are mixed"
+        self._tags.append(tag)
+
+    def arrive(self, batch: Any) -> Arrival:  # noqa: ANN401  # whatever the user's loader gives
+        """Match the batch that reached the training loop with the oldest tag.
+
+        Args:
+            batch: What the outermost loader gave.
+
+        Returns:
+            Its rows and labels, as far as they are sure.
+        """
+        labels = batch_labels(batch)
+        rows = self._match(batch_length(batch), label_checksum(labels))
+        return Arrival(
+            rows=rows,
+            labels=None if labels is None else labels.detach().to("cpu", torch.int64, copy=True),
+            problem=(self._problem or "the data set is a stream") if rows is None else None,
+        )
+
+    def close(self) -> None:
+        """Take no more tags: the pass is over, and what the loader gives from now on belongs to something else."""
+        self._closed = True
+        self._tags.clear()
+
+    def _match(self, length: int | None, checksum: int | None) -> Tensor | None:
+        if not self._tags:
+            self._problem = "no torch DataLoader told its rows"
+            return None
+        tag = self._tags.popleft()
+        if tag.rows is not None and length is not None and len(tag.rows) != length:
+            self._problem = "the number of samples changed on the way"
+        if None not in (checksum, tag.checksum) and checksum != tag.checksum:
+            self._problem = "the labels changed on the way"
+        if self._problem is not None or tag.rows is None:
+            return None
+        rows = torch.tensor(tag.rows, dtype=torch.int64)
+        return rows if self._root_rows is None else self._root_rows[rows]

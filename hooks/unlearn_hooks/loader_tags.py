@@ -1,0 +1,320 @@
+"""Ids through the loader: tagged where a batch is fetched, in the worker, and taken off where it arrives.
+
+torch's loader does not tell which rows a batch holds, so its fetcher is wrapped, for the one iterator that is being
+recorded. The names used for that are private to torch: a self-test finds out whether they still mean what they did,
+and if not, the data set and the collate function are wrapped instead, in a copy of the loader.
+"""
+
+import copy
+import functools
+import multiprocessing
+import operator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, dataloader
+
+from unlearn_hooks.feed import Feed, Listener, Origin, Tag
+from unlearn_hooks.ids import batch_labels, label_checksum
+
+__all__ = ["LoaderTap", "inner_loaders", "listening", "tagging_works"]
+
+
+class _Tagged:
+    """A batch with its tag, on the way from the fetcher to the main process."""
+
+    def __init__(self, tag: Tag, batch: Any) -> None:  # noqa: ANN401  # whatever the user's collate function gives
+        self.tag = tag
+        self.batch = batch
+
+    def pin_memory(self, device: str | None = None) -> "_Tagged":
+        """Pin the batch; the loader calls this where pinned memory was asked for."""
+        return _Tagged(self.tag, torch.utils.data._utils.pin_memory.pin_memory(self.batch, device))  # type: ignore[no-untyped-call]
+
+
+def _tagged(index: Any, batch: Any) -> _Tagged:  # noqa: ANN401  # whatever the user's sampler and collate give
+    return _Tagged(Tag(_rows(index), label_checksum(batch_labels(batch))), batch)
+
+
+def _rows(index: Any) -> tuple[int, ...] | None:  # noqa: ANN401  # whatever the user's sampler gives
+    """Read the rows from what the sampler gave: indices, or tuples that start with one; a stream gives None."""
+    try:
+        parts = [part[0] if isinstance(part, tuple) else part for part in index]
+        return tuple(operator.index(part) for part in parts)
+    except TypeError:
+        return (index,) if isinstance(index, int) else None
+
+
+class _TaggingFetcher:
+    """Stands in for torch's fetcher."""
+
+    def __init__(self, fetcher: Any) -> None:  # noqa: ANN401  # private to torch
+        self._fetcher = fetcher
+
+    def fetch(self, index: Any) -> _Tagged:  # noqa: ANN401  # whatever the user's sampler gives
+        return _tagged(index, self._fetcher.fetch(index))
+
+
+class _TagInWorker:
+    """Worker initialisation that makes the worker's fetchers tag; it can be pickled if the user's own can be."""
+
+    def __init__(self, own: Callable[[int], None] | None) -> None:
+        self._own = own
+
+    def __call__(self, worker: int) -> None:
+        if self._own is not None:
+            self._own(worker)
+        if multiprocessing.parent_process() is None:
+            return  # a worker thread shares the loader classes with the training
+        create = dataloader._DatasetKind.create_fetcher
+
+        def create_tagging(*args: Any) -> _TaggingFetcher:  # noqa: ANN401  # private to torch
+            return _TaggingFetcher(create(*args))
+
+        dataloader._DatasetKind.create_fetcher = staticmethod(create_tagging)  # type: ignore[method-assign]
+
+
+_listener: Listener | None = None
+
+
+@contextmanager
+def _hearing(listener: Listener) -> Iterator[None]:
+    """Give the tags of arriving batches to the listener."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tag every loader iteration that begins meanwhile, and give the tags of arriving batches to the listener.
+
+    Iterators that were tagged before join in when they are used meanwhile; afterwards they go on as usual.
+
+    Args:
+        listener: Takes the tags.
+
+    Yields:
+        Nothing.
+    """
+    original = DataLoader._get_iterator
+    if _listener is None:  # else an outer listener has the loaders tagged already
+        DataLoader._get_iterator = lambda loader: _tagging_iterator(loader, original)  # type: ignore
+    try:
+        with _hearing(listener):
+            yield
+    finally:
+        DataLoader._get_iterator = original  # type: ignore[method-assign]
+
+
+def _tagging_iterator(loader: "DataLoader[Any]", original: Callable[..., Any]) -> Any:  # noqa: ANN401  # torch's
+    """Make a loader's iterator so that its workers tag and it takes the tags off."""
+    own = loader.worker_init_fn
+    loader.worker_init_fn = _TagInWorker(own)
+    try:
+        iterator = original(loader)
+    finally:
+        loader.worker_init_fn = own
+    if hasattr(iterator, "_dataset_fetcher"):
+        iterator._dataset_fetcher = _TaggingFetcher(iterator._dataset_fetcher)
+    iterator._next_data = _untagging(iterator, loader)
+    return iterator
+
+
+def _untagging(iterator: Any, loader: "DataLoader[Any]") -> Callable[[], Any]:  # noqa: ANN401  # private to torch
+    """Make the function that takes tags off; it holds the iterator weakly, since dropping that ends the workers."""
+    weak, loader_reference = weakref.ref(iterator), weakref.ref(loader)
+    listener, passes = _listener, 0
+
+    def next_data() -> Any:  # noqa: ANN401  # whatever the user's collate function gives
+        nonlocal listener, passes
+        own: Any = weak()
+        data: Any = type(own)._next_data(own)
+        if own._num_yielded == 0:  # persistent workers keep the iterator from pass to pass
+            passes += 1
+        listener = _listener or listener
+        if not isinstance(data, _Tagged):
+            return data
+        if listener is not None:
+            listener.push(Origin(loader_reference, own._dataset, passes), data.tag)
+        return data.batch
+
+    return next_data
+
+
+class _Rows(torch.utils.data.Dataset[int]):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, row: int) -> int:
+        return 10 * row
+
+
+class _Heard:
+    def __init__(self) -> None:
+        self.tags: list[Tag] = []
+
+    def push(self, origin: Origin, tag: Tag) -> None:
+        self.tags.append(tag)
+
+
+@functools.cache
+def tagging_works() -> bool:
+    """Try on a tiny loader whether torch's private names still mean what this file takes them to mean.
+
+    Returns:
+        Whether batches can be tagged in the fetcher.
+    """
+    heard = _Heard()
+    generator = torch.Generator()  # the loader draws a seed: never from the global generator
+    loader = DataLoader(_Rows(), batch_size=2, generator=generator)
+    try:
+        with listening(heard):
+            batches = [batch.tolist() for batch in loader]
+        elsewhere = (
+            dataloader._DatasetKind.create_fetcher,
+            dataloader._MultiProcessingDataLoaderIter._next_data,
+            torch.utils.data._utils.pin_memory.pin_memory,
+        )
+    except (AttributeError, TypeError):
+        return False
+    return all(map(callable, elsewhere)) and batches == [[0, 10], [20]] and [tag.rows for tag in heard.tags] == [(0, 1), (2,)]
+
+
+def inner_loaders(loader: Any, depth: int = 3) -> list["DataLoader[Any]"]:  # noqa: ANN401  # the user's wrapper
+    """Find the torch loaders inside a wrapper, such as timm's ``PrefetchLoader``, by its attributes.
+
+    Args:
+        loader: The outermost loader.
+        depth: How many wrappers to look through.
+
+    Returns:
+        The torch loaders, innermost first.
+    """
+    if depth == 0 or not hasattr(loader, "__dict__"):
+        return []
+    parts = [value for value in vars(loader).values() if isinstance(value, Iterable)]
+    found = [inner for part in parts for inner in inner_loaders(part, depth - 1)]
+    return [*found, loader] if isinstance(loader, DataLoader) else found
+
+
+class LoaderTap:
+    """Iterates over the user's outermost loader as it is, and gives the tags of its torch loader to a feed.
+
+    Args:
+        loader: The outermost loader.
+        wrap: Wrap data set and collate function of a copy, even if the fetcher could be wrapped.
+    """
+
+    def __init__(self, loader: Iterable[Any], *, wrap: bool = False) -> None:
+        self.loader = loader
+        inner = inner_loaders(loader)
+        self.torch_loader = inner[0] if inner else None
+        private = tagging_works() and all(type(one)._get_iterator is DataLoader._get_iterator for one in inner)
+        self._copy = _TellingLoader.inside(loader, inner[0]) if inner and (wrap or not private) else None
+
+    def batches(self, feed: Feed) -> Iterator[Any]:
+        """Iterate once.
+
+        Args:
+            feed: Takes the tags.
+
+        Yields:
+            The batches, unchanged.
+        """
+        iterator: Iterator[Any] | None = None
+        try:
+            while True:
+                # only while the loader itself works: other loaders of the training loop are not heard
+                with listening(feed) if self._copy is None else _hearing(feed):
+                    try:
+                        if iterator is None:
+                            iterator = iter(self.loader if self._copy is None else self._copy)
+                        batch = next(iterator)
+                    except StopIteration:
+                        return
+                yield batch
+        finally:
+            feed.close()
+
+
+class _Item(NamedTuple):
+    row: Any
+    sample: Any
+
+
+class _NumberedDataset(torch.utils.data.Dataset[_Item]):
+    """The user's data set, with each sample's row."""
+
+    def __init__(self, dataset: Any) -> None:  # noqa: ANN401  # the user's
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, row: Any) -> _Item:  # noqa: ANN401  # whatever the user's sampler gives
+        return _Item(row, self._dataset[row])
+
+    def __getitems__(self, rows: list[Any]) -> list[_Item]:
+        fetch = getattr(self._dataset, "__getitems__", None)
+        samples = fetch(rows) if fetch else [self._dataset[row] for row in rows]
+        return [_Item(row, sample) for row, sample in zip(rows, samples, strict=True)]
+
+
+class _TaggingCollate:
+    """The user's collate function; what it gives is tagged."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, items: Any) -> _Tagged:  # noqa: ANN401  # one item without automatic batching, else a list
+        if isinstance(items, _Item):
+            return _tagged(items.row, self._collate(items.sample))
+        return _tagged([item.row for item in items], self._collate([item.sample for item in items]))
+
+
+class _TellingLoader:
+    """A copy of a torch loader with data set and collate function wrapped, which tells rows to whoever listens."""
+
+    def __init__(self, loader: "DataLoader[Any]") -> None:
+        self._loader = loader
+        self._copy = copy.copy(loader)
+        if not isinstance(loader.dataset, IterableDataset):
+            vars(self._copy).update(
+                dataset=_NumberedDataset(loader.dataset), collate_fn=_TaggingCollate(loader.collate_fn)
+            )
+        self._passes = 0
+
+    @classmethod
+    def inside(cls, outer: Any, inner: Any) -> Any:  # noqa: ANN401  # the user's
+        """Copy a loader or wrapper with its torch loader replaced."""
+        if outer is inner:
+            return cls(inner)
+        copied = copy.copy(outer)
+        for name, value in vars(outer).items():
+            if value is inner or (isinstance(value, Iterable) and inner in inner_loaders(value)):
+                vars(copied)[name] = cls.inside(value, inner)
+        return copied
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever the wrapper asks the loader for
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._passes += 1
+        origin = Origin(weakref.ref(self._loader), self._loader.dataset, self._passes)
+        listener = _listener
+        for data in self._copy:
+            if isinstance(data, _Tagged):
+                if listener is not None:
+                    listener.push(origin, data.tag)
+                data = data.batch
+            yield data
