@@ -39,7 +39,7 @@ class Origin:
 class Listener(Protocol):
     """Takes the tags of arriving batches."""
 
-    def push(self, origin: Origin, tag: Tag) -> None:
+    def push(self, origin: Origin, tag: Tag, batch: Any) -> None:  # noqa: ANN401  # whatever the user's loader gives
         """Take the tag of a batch that a torch loader just gave out."""
 
 
@@ -70,7 +70,7 @@ class Feed:
         self._problem: str | None = None
         self._closed = False
 
-    def push(self, origin: Origin, tag: Tag) -> None:
+    def push(self, origin: Origin, tag: Tag, batch: Any) -> None:  # noqa: ANN401  # whatever the user's loader gives
         """Take the tag of a batch that a torch loader just gave out."""
         if self._closed:
             return

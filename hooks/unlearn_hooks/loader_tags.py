@@ -32,7 +32,8 @@ class _Tagged:
 
     def pin_memory(self, device: str | None = None) -> "_Tagged":
         """Pin the batch; the loader calls this where pinned memory was asked for."""
-        return _Tagged(self.tag, torch.utils.data._utils.pin_memory.pin_memory(self.batch, device))  # type: ignore[no-untyped-call]
+        pin = torch.utils.data._utils.pin_memory.pin_memory
+        return _Tagged(self.tag, pin(self.batch, device))  # type: ignore[no-untyped-call]
 
 
 def _tagged(index: Any, batch: Any) -> _Tagged:  # noqa: ANN401  # whatever the user's sampler and collate give
@@ -142,7 +143,7 @@ def _untagging(iterator: Any, loader: "DataLoader[Any]") -> Callable[[], Any]:  
         if not isinstance(data, _Tagged):
             return data
         if listener is not None:
-            listener.push(Origin(loader_reference, own._dataset, passes), data.tag)
+            listener.push(Origin(loader_reference, own._dataset, passes), data.tag, data.batch)
         return data.batch
 
     return next_data
@@ -160,7 +161,7 @@ class _Heard:
     def __init__(self) -> None:
         self.tags: list[Tag] = []
 
-    def push(self, origin: Origin, tag: Tag) -> None:
+    def push(self, origin: Origin, tag: Tag, batch: Any) -> None:  # noqa: ANN401  # the tiny loader's
         self.tags.append(tag)
 
 
@@ -315,6 +316,6 @@ class _TellingLoader:
         for data in self._copy:
             if isinstance(data, _Tagged):
                 if listener is not None:
-                    listener.push(origin, data.tag)
+                    listener.push(origin, data.tag, data.batch)
                 data = data.batch
             yield data
