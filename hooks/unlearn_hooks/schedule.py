@@ -174,7 +174,7 @@ class Schedule:
     skipped: Bool[Tensor, " T"]
     optimizer: str
     history: tuple[tuple[int, tuple[Group, ...]], ...]
-    _order: _Order = field(repr=False)
+    _orders: tuple[_Order, ...] = field(repr=False)  # one of each process
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -183,7 +183,9 @@ class Schedule:
 
     def micro_batches(self, step: int) -> tuple[Int64[Tensor, " _"], ...] | None:
         """Rows of each micro-batch accumulated into a step, in order; ``None`` if not recorded or not known."""
-        return self._order.of(step)
+        parts = [order.of(step) for order in self._orders]
+        known = [part for part in parts if part is not None]
+        return tuple(batch for part in known for batch in part) if len(known) == len(parts) else None
 
     def rows(self, step: int) -> Int64[Tensor, " n"] | None:
         """Rows of a step, its micro-batches joined; ``None`` if not recorded or not known."""
@@ -203,29 +205,43 @@ def recorded_schedule(record: TrainingRecord) -> Schedule:
     Raises:
         UnlearnError: If the record holds no schedule.
     """
-    shards = [shard for shard in record.shards("schedule") if shard.rank == 0]
-    if not shards:
+    every = record.shards("schedule")
+    ranks = [[shard for shard in every if shard.rank == rank] for rank in range(record.manifest.get("world", 1))]
+    if not ranks[0]:
         raise UnlearnError(
             f"The record {record.folder} holds no schedule; train again with Plan(schedule=True), which is the default."
         )
-    steps = shards[-1].last + 1
-    chunks = [(shard, shard.tensors()) for shard in shards]
-    rates = torch.full((steps, max(chunk["learning_rates"].shape[1] for _, chunk in chunks)), torch.nan).double()
-    whole = {"batch_sizes": torch.full((steps,), -1), "epochs": torch.full((steps,), -1)}
-    whole["skipped"] = torch.zeros(steps, dtype=torch.bool)
-    for shard, chunk in chunks:
-        place = slice(shard.first, shard.last + 1)
-        rates[place, : chunk["learning_rates"].shape[1]] = chunk["learning_rates"]
-        for name, values in whole.items():
-            values[place] = chunk[name]
+    steps = ranks[0][-1].last + 1
+    columns = [_columns(shards, steps) for shards in ranks]
+    sizes = torch.stack([column["batch_sizes"] for column in columns])
     return Schedule(
         steps=steps,
-        learning_rates=rates,
-        optimizer=shards[-1].meta["optimizer"],
-        history=tuple(_history(shards)),
-        _order=_Order(shards),
-        **whole,
+        learning_rates=columns[0]["learning_rates"],
+        batch_sizes=sizes.sum(0).where((sizes >= 0).all(0), -1),
+        epochs=columns[0]["epochs"],
+        skipped=columns[0]["skipped"],
+        optimizer=ranks[0][-1].meta["optimizer"],
+        history=tuple(_history(ranks[0])),
+        _orders=tuple(_Order(shards) for shards in ranks),
     )
+
+
+def _columns(shards: Sequence[Shard], steps: int) -> dict[str, Tensor]:
+    """Put the chunks of one process into columns of `steps` entries, with a filler where nothing was recorded."""
+    chunks = [(shard.first, shard.tensors()) for shard in shards]
+    groups = max((chunk["learning_rates"].shape[1] for _, chunk in chunks), default=0)
+    columns = {
+        "learning_rates": torch.full((steps, groups), torch.nan, dtype=torch.float64),
+        "batch_sizes": torch.full((steps,), -1),
+        "epochs": torch.full((steps,), -1),
+        "skipped": torch.zeros(steps, dtype=torch.bool),
+    }
+    for first, chunk in chunks:
+        for name, column in columns.items():
+            values = chunk[name][: max(steps - first, 0)]  # a process may have been a step ahead of the first
+            place = (slice(first, first + len(values)), *(slice(n) for n in values.shape[1:]))
+            column[place] = values
+    return columns
 
 
 def _history(shards: Sequence[Shard]) -> list[tuple[int, tuple[Group, ...]]]:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Adam
 
 from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step
@@ -82,6 +83,8 @@ class UpdatesCollector(Collector):
         self._buffers = _state(run.model)
         self._adam = isinstance(run.optimizer, Adam)
         self._keep, self._note = self._fit(run.plan)
+        if any(isinstance(parameter, DTensor) for parameter in self._parameters.values()):
+            self._parameters, self._note = {}, {"reason": "parameters are sharded over processes"}
         self._tail: deque[_Pair] = deque(maxlen=run.plan.tail)
         self._weights: _Weights | None = None
         self._expect(first_step)
@@ -94,7 +97,7 @@ class UpdatesCollector(Collector):
         most = (budget // max(pair, 1) - plan.tail) // 2
         if most >= 1:
             keep = most if plan.steps is None else min(plan.steps, most)
-            return keep, None if plan.steps in (None, keep) else {"steps": keep}
+            return keep, None if plan.steps in (None, keep) else {"budget": budget, "steps": keep}
         left, names = budget // (2 + plan.tail), []
         for name in reversed(sizes):
             left -= sizes[name]
@@ -103,7 +106,7 @@ class UpdatesCollector(Collector):
             names.append(name)
         self._parameters = {name: self._parameters[name] for name in reversed(names)}
         self._buffers = {}  # of no use without all the weights
-        return 1, {"steps": 1, "parameters": list(self._parameters)}
+        return 1, {"budget": budget, "steps": 1, "parameters": list(self._parameters)}
 
     def _bytes(self, parameter: nn.Parameter) -> int:
         plan = self.run.plan
@@ -132,7 +135,7 @@ class UpdatesCollector(Collector):
     def step(self, step: Step, out: RecordWriter) -> None:
         """Record the step if it is one of those chosen, and drop those that are not chosen any more."""
         if self._note is not None:
-            out.note("updates_fitted_to_budget", budget=self.run.plan.budget, **self._note)
+            out.note("updates_limited", **self._note)
             self._note = None
         weights, self._weights = self._weights, None
         k = stride(step.number + 1, self._keep)
@@ -156,7 +159,8 @@ class UpdatesCollector(Collector):
         return tensors
 
     def _write(self, pair: _Pair, out: RecordWriter) -> None:
-        step, tensors = pair.step, dict(pair.tensors)
+        step = pair.step
+        tensors = {} if out.rank else dict(pair.tensors)  # all processes have the same weights and gradients
         rows = [batch.rows for batch in step.batches if batch.rows is not None]
         known = bool(rows) and len(rows) == len(step.batches)
         if known:
@@ -256,24 +260,25 @@ class Update:
     step: int
     epoch: int
     learning_rates: tuple[float, ...]
-    _shard: Shard = field(repr=False)
+    _shards: tuple[Shard, ...] = field(repr=False)  # one of each process, that of the first one with all tensors
     _latest: _Latest = field(repr=False)
 
     def _named(self, prefix: str) -> dict[str, Tensor]:
-        tensors = self._latest.tensors(self._shard)
+        tensors = self._latest.tensors(self._shards[0])
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
     @property
     def rows(self) -> Int64[Tensor, " n"] | None:
         """Rows of the step's samples, all micro-batches joined in order; ``None`` if any of them are unknown."""
-        return None if self._shard.meta["ids"] == "unknown" else self._latest.tensors(self._shard)["rows"]
+        batches = self.micro_batches()
+        return None if batches is None else torch.cat(batches)
 
     def micro_batches(self) -> tuple[Int64[Tensor, " _"], ...] | None:
-        """Split the rows into the micro-batches that were accumulated; ``None`` if any rows are unknown."""
-        if self.rows is None:
+        """Rows of each micro-batch accumulated into the step, in order; ``None`` if any of them are unknown."""
+        if any(shard.meta["ids"] == "unknown" for shard in self._shards):
             return None
-        sizes = self._latest.tensors(self._shard)["micro_sizes"]
-        return tuple(torch.split(self.rows, sizes.tolist()))
+        read = [self._latest.tensors(shard) for shard in self._shards]
+        return tuple(part for one in read for part in torch.split(one["rows"], one["micro_sizes"].tolist()))
 
     def weights(self) -> dict[str, Tensor]:
         """Read theta_t, by name in the model: the parameters that were recorded, and the buffers if all were."""
@@ -297,8 +302,12 @@ def recorded_updates(record: TrainingRecord) -> list[Update]:
     Returns:
         The updates by step; empty if none was recorded. Their tensors are read when they are asked for.
     """
-    latest = _Latest()
+    by_step: dict[int, list[Shard]] = {}
+    for shard in record.shards("update"):
+        by_step.setdefault(shard.first, []).append(shard)
+    world, latest = record.manifest.get("world", 1), _Latest()
     return [
-        Update(shard.first, shard.meta["epoch"], tuple(shard.meta["learning_rates"]), shard, latest)
-        for shard in record.shards("update")
+        Update(step, first.meta["epoch"], tuple(first.meta["learning_rates"]), (first, *others), latest)
+        for step, (first, *others) in sorted(by_step.items())
+        if len(others) == world - 1  # else a process did not write its part
     ]

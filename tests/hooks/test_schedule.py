@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from unlearn_hooks.collector import Batch, Run, Step
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.schedule import Group, Schedule, ScheduleCollector, recorded_schedule
-from unlearn_hooks.training_record import RecordWriter
+from unlearn_hooks.training_record import RecordWriter, TrainingRecord
 from unlearn_hooks.updates import UpdatesCollector, recorded_updates
 
 
@@ -203,3 +204,20 @@ def test_only_parameters_of_the_run_are_named(tmp_path: Path) -> None:
     collector.step(Step(0, 0, (), (0.1,), False), training.writer)
     collector.flush(training.writer)
     assert recorded_schedule(training.record()).groups[0].names == ("head.weight",)
+
+
+def test_the_batches_of_all_processes_make_the_step(tmp_path: Path) -> None:
+    rows = {0: torch.arange(4), 1: torch.arange(4, 10)}
+    for rank, count in ((0, 3), (1, 4)):  # the second one is a step ahead when the run is killed
+        training = Training(tmp_path, [ScheduleCollector()])
+        training.writer = RecordWriter(tmp_path / "record", rank=rank)
+        training.start()
+        for number in range(count):
+            known = rows[rank] if (rank, number) != (1, 2) else None
+            training.collectors[0].step(Step(number, 0, (Batch(known, None),), (0.1,), False), training.writer)
+        training.flush()
+    (tmp_path / "record" / "manifest.json").write_text(json.dumps({"schema": 1, "world": 2}))
+    schedule = recorded_schedule(TrainingRecord.open(tmp_path / "record"))
+    assert (schedule.steps, schedule.batch_sizes.tolist()) == (3, [10, 10, -1])
+    assert [part.tolist() for part in schedule.micro_batches(1)] == [rows[0].tolist(), rows[1].tolist()]
+    assert schedule.rows(2) is None

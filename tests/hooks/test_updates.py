@@ -6,11 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from tests.hooks.small_training import Net, Training, gradient
+from unlearn_hooks.collector import Step
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.plan import Plan
-from unlearn_hooks.training_record import TrainingRecord
+from unlearn_hooks.training_record import RecordWriter, TrainingRecord
 from unlearn_hooks.updates import Update, UpdatesCollector, recorded_updates, stride
 
 EXACT = Plan(steps=None, weights_dtype="native", gradient_dtype="native")
@@ -206,8 +208,8 @@ def test_the_bytes_stay_within_the_budget_and_the_journal_says_what_had_to_shrin
     assert numbers(record) == sorted(held)
     written = sum(t.nbytes for u in recorded_updates(record) for t in [*u.weights().values(), *u.gradient().values()])
     assert written <= 11 * size
-    notes = journal(tmp_path, "updates_fitted_to_budget")
-    assert [note["steps"] for note in notes] == ([] if plan.steps is None else [keep])
+    notes = journal(tmp_path, "updates_limited")
+    assert [(note["budget"], note["steps"]) for note in notes] == ([] if plan.steps is None else [(11 * size, keep)])
 
 
 def test_parameters_narrow_to_the_last_ones_when_not_even_one_step_fits(tmp_path: Path) -> None:
@@ -215,14 +217,14 @@ def test_parameters_narrow_to_the_last_ones_when_not_even_one_step_fits(tmp_path
     record = training.run(5)
     (update,) = recorded_updates(record)
     assert update.weights().keys() == update.gradient().keys() == {"head.bias", "head.weight", "norm.bias"}
-    (note,) = journal(tmp_path, "updates_fitted_to_budget")
+    (note,) = journal(tmp_path, "updates_limited")
     assert (note["steps"], note["parameters"]) == (1, ["norm.bias", "head.weight", "head.bias"])
 
 
 def test_a_budget_for_nothing_records_nothing_and_says_so(tmp_path: Path) -> None:
     training = Training(tmp_path, [UpdatesCollector()], Plan(budget=1))
     assert recorded_updates(training.run(5)) == []
-    assert [note["parameters"] for note in journal(tmp_path, "updates_fitted_to_budget")] == [[]]
+    assert [note["parameters"] for note in journal(tmp_path, "updates_limited")] == [[]]
 
 
 def test_the_preconditioner_counts_towards_the_budget(tmp_path: Path) -> None:
@@ -279,3 +281,38 @@ def test_a_shard_is_read_when_it_is_asked_for_and_once(tmp_path: Path) -> None:
     assert len(first.rows) == 8
     with pytest.raises(UnlearnError, match="cannot be read"):
         second.gradient()
+
+
+def test_processes_write_the_weights_once_and_all_their_rows(tmp_path: Path) -> None:
+    rows, truth = {}, {}
+    for rank in (1, 0):
+        training = Training(tmp_path, [UpdatesCollector()], EXACT, micro=2)
+        training.writer = RecordWriter(tmp_path / "record", rank=rank)
+        training.start()
+        training.steps(0, 4 + rank)  # the second one is a step ahead when the run is killed
+        rows[rank] = [batch.rows.tolist() for batch in training.truth[3].step.batches]
+        truth = training.truth
+    (tmp_path / "record" / "manifest.json").write_text(json.dumps({"schema": 1, "world": 2}))
+    updates = recorded_updates(TrainingRecord.open(tmp_path / "record"))
+    assert [update.step for update in updates] == [0, 1, 2, 3]
+    assert [part.tolist() for part in updates[3].micro_batches()] == rows[0] + rows[1]
+    assert same(updates[3].weights(), truth[3].weights)
+    sizes = [sum(f.stat().st_size for f in (tmp_path / "record").glob(f"rank0000{rank}/update-*")) for rank in (0, 1)]
+    assert sizes[1] < sizes[0] / 2
+
+
+def test_sharded_parameters_are_not_recorded_and_the_journal_says_so(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        training = Training(tmp_path, [UpdatesCollector()])
+        torch.distributed.fsdp.fully_shard(training.model, mesh=init_device_mesh("cpu", (1,)))
+        training.optimizer = torch.optim.SGD(training.model.parameters(), lr=0.1)
+        training.start()
+        training.collectors[0].step(Step(0, 0, (), (0.1,), False), training.writer)
+        training.flush()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert recorded_updates(training.record()) == []
+    assert [note["reason"] for note in journal(tmp_path, "updates_limited")] == [
+        "parameters are sharded over processes"
+    ]
