@@ -1,0 +1,286 @@
+"""Example reports: invented numbers with the shapes and orders of magnitude of real ones, for every status."""
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+STATUSES = (
+    "NO_RESIDUAL_DETECTED",
+    "RESIDUAL_DETECTED",
+    "LOW_SIDE",
+    "INCONCLUSIVE",
+    "UTILITY_FAILED",
+    "EXACT_BY_PROCESS",
+    "REFUSED",
+)
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NORMAL = NormalDist()
+_SHIFT_BEFORE = 1.1  # standard deviations between the margins of requested and unseen images
+_SHIFT_AFTER = {"RESIDUAL_DETECTED": 0.7, "LOW_SIDE": -0.8, "INCONCLUSIVE": 0.15, "UTILITY_FAILED": 0.05}
+_STATEMENTS = {
+    "NO_RESIDUAL_DETECTED": (
+        "With the tests listed and 120 samples of 3 subjects, we found no sign that the model still distinguishes "
+        "the requested data from data it was never trained on. Before unlearning, the same test did distinguish "
+        "them (AUC 0.78, 95 % interval 0.73 to 0.83); afterwards the AUC is 0.51 (0.46 to 0.57), and values above "
+        "0.60 are ruled out at 95 % confidence."
+    ),
+    "RESIDUAL_DETECTED": (
+        "The model still treats the requested data differently from unseen data (AUC 0.69, 95 % interval 0.64 to "
+        "0.74). The request is not fulfilled at model level."
+    ),
+    "LOW_SIDE": (
+        "No sign of remaining familiarity was found, but the model is now less familiar with the requested data "
+        "than with comparable unseen data (AUC 0.29). We do not count this as fulfilled without a further check."
+    ),
+    "INCONCLUSIVE": "The test could not decide. Absence of a finding here is not evidence of removal.",
+    "UTILITY_FAILED": "Unlearning changed the model beyond the agreed limits; the result was not released.",
+    "EXACT_BY_PROCESS": (
+        "The model was retrained without the requested data. This rests on the process record, not on the "
+        "statistics below, which are given as a plausibility check."
+    ),
+    "REFUSED": "The method did not produce a usable model, so no weights were written and nothing was measured.",
+}
+_REASONS = {
+    "RESIDUAL_DETECTED": ["The 97.5 % lower bound of the AUC after unlearning, 0.640, is above 0.5."],
+    "LOW_SIDE": ["The 95 % lower bound of the AUC after unlearning, 0.243, is below 0.40."],
+    "INCONCLUSIVE": ["The upper bound of the AUC after unlearning, 0.603, is above 0.5 + 0.1: not enough data."],
+    "UTILITY_FAILED": ["Accuracy on unseen data fell by 18.9 points; at most 2 points are allowed."],
+    "REFUSED": ["The weights hold values that are not finite."],
+}
+_LIMITS = [
+    "The same weights can come from different data, so closeness to a retrained model proves nothing by itself.",
+    "A test run by whoever holds the model shows mistakes, not deceit.",
+    "A test that finds nothing is no proof: a stronger one may find something.",
+    "Copies of the earlier weights, published or not, are not covered by these measurements.",
+]
+
+
+def example_report(
+    status: str = "NO_RESIDUAL_DETECTED",
+    *,
+    reference: bool = True,
+    n_forget: int = 120,
+    classes: tuple[str, ...] = CLASSES,
+) -> dict[str, Any]:
+    """A report of schema 1 with invented numbers."""
+    refused = status == "REFUSED"
+    shifts = {"before": _SHIFT_BEFORE, "after": _SHIFT_AFTER.get(status, 0.05), "reference": 0.02}
+    accuracies = {"before": 0.941, "after": 0.752 if status == "UTILITY_FAILED" else 0.936, "reference": 0.938}
+    models = [who for who in shifts if not (who == "after" and refused) and (who != "reference" or reference)]
+    return {
+        "schema": "urn:unlearn-plugin:report:1",
+        "report_id": "00000000-0000-4000-8000-000000000001",
+        "created_utc": "2026-01-31T09:30Z",
+        "overall": {
+            "status": status,
+            "process": "COMPLETE",
+            "outcome": "NO_RESIDUAL_DETECTED" if status == "EXACT_BY_PROCESS" else status,
+            "erasure": "PENDING",
+            "tier": "A",
+            "released": status in ("NO_RESIDUAL_DETECTED", "EXACT_BY_PROCESS"),
+            "margin": None if refused else 0.1,
+            "statement": _STATEMENTS[status],
+            "reasons": _REASONS.get(status, []),
+            "limits": _LIMITS,
+        },
+        "request": {
+            "reference": "EXAMPLE-0001",
+            "received": "2026-01-12",
+            "kind": "samples",
+            "n_samples": n_forget,
+            "n_subjects": 3,
+            "commitment": {"scheme": "hmac-sha256", "digest": "c0" * 32, "key_state": "held by the operator"},
+        },
+        "model": {
+            "architecture": "test_resnet",
+            "source": "a local timm folder",
+            "num_classes": len(classes),
+            "classes": list(classes),
+            "before": {"digest": "b1" * 32},
+            "after": {"digest": None if refused else "a2" * 32},
+            "reference": {"digest": "d3" * 32} if reference else None,
+        },
+        "procedure": _procedure(exact=status == "EXACT_BY_PROCESS"),
+        "data": {"n_train": 1400, "n_forget": n_forget, "n_retain": 1400 - n_forget, "n_tuning": 548, "n_verdict": 549},
+        "guard": {
+            "finite": not refused,
+            "changed": True,
+            "collapsed": False,
+            "reasons": _REASONS["REFUSED"] if refused else [],
+        },
+        "measurements": {
+            "membership": _metric(
+                "Membership",
+                "How often the model is surer of a requested image than of an unseen one of the same class: "
+                "0.5 means that it cannot tell them apart, 1 that it always can.",
+                "low",
+                "Carlini et al. 2022, arXiv 2112.03570; DeLong et al. 1988",
+                {who: _membership(shifts[who], n_forget) for who in models},
+            ),
+            "utility": _metric(
+                "Accuracy on unseen data",
+                "The share of never-trained images that the model classifies correctly.",
+                "high",
+                "standard",
+                {who: _utility(accuracies[who], accuracies["before"], n_forget, classes) for who in models},
+            ),
+            "null_control": _metric(
+                "False alarms of the test",
+                "The whole test run on pseudo-requests drawn from data never trained on: how often it cries wolf.",
+                "context only",
+                "ours",
+                {who: _null_control() for who in models if who == "after"},
+            ),
+            "alignment": _metric(
+                "Feature alignment",
+                "How much of the features of the requested images lies in the directions that unseen images use.",
+                "like the reference",
+                "Dimensional alignment, arXiv 2407.17710",
+                {who: _number(value, n=549) for who, value in zip(models, (0.913, 0.871, 0.869), strict=False)},
+            ),
+            "linear_probe": _metric(
+                "Linear probe",
+                "How well a fresh linear classifier on the model's features recognises the requested classes.",
+                "like the reference",
+                "Alain and Bengio 2017, arXiv 1610.01644",
+                {who: _missing("The request names no whole class.") for who in models},
+            ),
+            "change": _metric(
+                "Change of the model",
+                "How far the weights moved, in which layers, and on how many unseen images the answer is the same.",
+                "context only",
+                "ours",
+                {who: _change() for who in models if who == "after"},
+            ),
+        },
+    }
+
+
+def _metric(title: str, explanation: str, goal: str, source: str, measured: dict[str, Any]) -> dict[str, Any]:
+    models = {who: measured.get(who) for who in ("before", "after", "reference")}
+    return {"title": title, "explanation": explanation, "goal": goal, "source": source, **models}
+
+
+def _number(value: float, half: float | None = None, n: int | None = None, **details: Any) -> dict[str, Any]:
+    low, high = (value - half, value + half) if half is not None else (None, None)
+    return {"value": value, "low": low, "high": high, "n": n, "details": details, "note": None}
+
+
+def _missing(why: str) -> dict[str, Any]:
+    return {"value": None, "low": None, "high": None, "n": None, "details": {}, "note": why}
+
+
+def _share(value: float, n: int) -> dict[str, Any]:
+    half = 1.96 * math.sqrt(value * (1 - value) / n)
+    return {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half), "n": n}
+
+
+def _membership(shift: float, n_forget: int) -> dict[str, Any]:
+    auc = NORMAL.cdf(shift / math.sqrt(2))
+    half = 0.5 / math.sqrt(n_forget)
+    drawn = n_forget >= 20
+    edges = [-6.0 + 0.5 * step for step in range(37)]
+    forget, controls = ([NormalDist(2.0 + 2.5 * s, 2.5) for s in (shift, 0.0)]) if drawn else (None, None)
+    histogram = (
+        {
+            "edges": edges,
+            "forget": [
+                round(n_forget * (forget.cdf(b) - forget.cdf(a))) for a, b in zip(edges, edges[1:], strict=False)
+            ],
+            "controls": [
+                round(549 * (controls.cdf(b) - controls.cdf(a))) for a, b in zip(edges, edges[1:], strict=False)
+            ],
+        }
+        if drawn
+        else None
+    )
+    grid = [step / 50 for step in range(1, 50)]
+    roc = [[0.0, 0.0], *([x, NORMAL.cdf(shift + NORMAL.inv_cdf(x))] for x in grid), [1.0, 1.0]] if drawn else None
+    tpr = NORMAL.cdf(shift + NORMAL.inv_cdf(0.01))
+    at_one_percent = {"value": tpr, "low": tpr * 0.4, "high": min(1.0, tpr * 1.9 + 0.03), "fpr_high": 0.021}
+    return {
+        **_number(auc, half, n_forget),
+        "details": {
+            "lower95": auc - 0.84 * half,
+            "upper95": auc + 0.84 * half,
+            "lower975": auc - half,
+            "tpr": {"0.01": at_one_percent if drawn else None},
+            "histogram": histogram,
+            "roc": roc,
+        },
+        "note": None if drawn else "Fewer than 20 requested samples: no pictures.",
+    }
+
+
+def _utility(accuracy: float, original: float, n_forget: int, classes: tuple[str, ...]) -> dict[str, Any]:
+    swing = [0.03 * math.sin(2.4 * position) for position in range(len(classes))]
+    per_class = [
+        {"class": name, **_share(min(0.999, accuracy + s), 55)} for name, s in zip(classes, swing, strict=True)
+    ]
+    drop = accuracy - original
+    controls = _share(accuracy, 549)
+    return {
+        **controls,
+        "details": {
+            "controls": controls,
+            "retain": _share(min(0.999, accuracy + 0.05), 1400 - n_forget),
+            "forget": _share(accuracy - 0.002, n_forget),
+            "per_class": per_class,
+            "drop": {"value": drop, "low": drop - 0.009, "high": drop + 0.009},
+            "worst_class_drop": {
+                "class": classes[min(3, len(classes) - 1)],
+                "value": drop - 0.02,
+                "low": drop - 0.07,
+                "high": drop + 0.03,
+            },
+        },
+        "note": None,
+    }
+
+
+def _null_control() -> dict[str, Any]:
+    return {**_number(0.035, n=200, runs=200, false_alarms=7, low=0.0142, high=0.0708), "low": 0.0142, "high": 0.0708}
+
+
+def _change() -> dict[str, Any]:
+    stages = [
+        f"layer{stage}.{block}.conv{conv}.weight" for stage in (1, 2, 3, 4) for block in (0, 1) for conv in (1, 2)
+    ]
+    layers = ["conv1.weight", *stages, "fc.weight", "fc.bias"]
+    moved = [0.004 * 1.22**depth for depth in range(len(layers))]
+    return _number(
+        0.0312,
+        n=549,
+        relative_norm=0.0312,
+        head_share=0.41,
+        tensors_changed=41,
+        tensors=62,
+        batchnorm_changed=False,
+        agreement=0.978,
+        per_layer=[{"name": name, "relative_norm": norm} for name, norm in zip(layers, moved, strict=True)],
+    )
+
+
+def _procedure(*, exact: bool) -> dict[str, Any]:
+    return {
+        "method": "retrain" if exact else "mini",
+        "summary": (
+            "Train again from the start without the requested samples."
+            if exact
+            else "Take back the recorded influence of the requested samples, step by step."
+        ),
+        "source": "standard" if exact else "ours, after arXiv 2505.22310",
+        "exact": exact,
+        "options": {"epochs": 30} if exact else {"strength": 1.0, "steps": 24, "clip": None},
+        "seed": 0,
+        "seconds": 61.204 if exact else 4.817,
+        "facts": {"steps_used": 24, "loss": {"first": 0.0312, "last": 0.0071}},
+        "environment": {
+            "python": "3.12.3",
+            "torch": "2.15.0",
+            "timm": "1.0.31",
+            "unlearn_plugin": "0.1.0",
+            "device": "cpu",
+        },
+        "record": {"run_id": "example-run", "digest": "e4" * 32, "steps": 660, "complete": True},
+    }

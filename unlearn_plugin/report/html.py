@@ -1,0 +1,322 @@
+"""HTML: one self-contained page made from a report and from nothing else; no script, nothing fetched from outside."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from unlearn_plugin.report.plots import draw
+from unlearn_plugin.report.report import rounded
+from unlearn_plugin.report.wording import NOT_MEASURED, Writer, headline, interval, number, percent, plain, points
+
+__all__ = ["render_html"]
+
+_MODELS = {"before": "Before", "after": "After", "reference": "Reference"}
+_FIRST = ("membership", "utility", "null_control", "alignment", "linear_probe", "change")  # others follow by name
+_ELSEWHERE = {"histogram", "roc", "per_class", "per_layer"}  # in pictures, and in tables of their own
+_REPEATED = {"utility controls", "change relative_norm", "null_control low", "null_control high"}  # the value itself
+_DIGEST = re.compile("[0-9a-f]{64}")
+_LABELS = {
+    "lower95": "One-sided 95 % lower bound",
+    "upper95": "One-sided 95 % upper bound",
+    "lower975": "One-sided 97.5 % lower bound",
+    "n_controls": "Unseen images compared with",
+    "n_untested": "Requested images not tested",
+    "tpr 0.01": "Requested images found at 1 % false alarms",
+    "tpr 0.01 fpr_high": "Rate of false alarms there, at most",
+    "tpr 0.001": "Requested images found at 0.1 % false alarms",
+    "tpr 0.001 fpr_high": "Rate of false alarms there, at most",
+    "retain": "Retained training images",
+    "forget": "Requested images",
+    "forgotten_classes": "Unseen images of the forgotten classes",
+    "drop": "Change against the original",
+    "worst_class_drop class": "Class with the largest loss",
+    "worst_class_drop": "Its change against the original",
+    "runs": "Pseudo-requests tried",
+    "request_size": "Images in a pseudo-request",
+    "false_alarms": "False alarms among them",
+    "dimensions": "Directions kept",
+    "of": "Directions in all",
+    "energy": "Share of the retained data they hold",
+    "auc": "Membership under a fresh head",
+    "separability": "Images of the forgotten classes recognised",
+    "head_share": "Share of the change in the last layer",
+    "tensors_changed": "Tensors changed",
+    "tensors": "Tensors in all",
+    "batchnorm_changed": "Batch normalisation changed",
+    "agreement": "Unseen images classified as before",
+}
+_WRITERS: dict[str, Writer] = {
+    **dict.fromkeys(("utility", "utility retain", "utility forget", "utility forgotten_classes"), percent),
+    **dict.fromkeys(("utility drop", "utility worst_class_drop"), points),
+    **dict.fromkeys(("membership tpr 0.01", "membership tpr 0.01 fpr_high"), percent),
+    **dict.fromkeys(("membership tpr 0.001", "membership tpr 0.001 fpr_high"), percent),
+    **dict.fromkeys(("null_control", "alignment energy", "linear_probe separability"), percent),
+    **dict.fromkeys(("change", "change head_share", "change agreement"), percent),
+    **dict.fromkeys(("utility per_class", "change per_layer"), percent),
+}
+_GOALS = {
+    "high": "Higher is better",
+    "low": "Lower is better",
+    "like the reference": "Best as in a model that never saw the requested images",
+    "context only": "For context only",
+}
+_DATA = {
+    "n_train": "Images trained on",
+    "n_forget": "To be forgotten",
+    "n_retain": "To be kept",
+    "n_tuning": "Unseen images the method may use",
+    "n_verdict": "Unseen images for the verdict alone",
+}
+_GUARD = {"finite": "All values finite", "changed": "Changed at all", "collapsed": "Collapsed to few classes"}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A value, and in small type its interval and how many samples it rests on."""
+
+    value: str = NOT_MEASURED
+    more: str = ""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of a table: what it is, and a cell for each model."""
+
+    label: str
+    cells: list[_Cell]
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """One model on the scale of a card; the positions are shares of its width, ``None`` where not measured."""
+
+    who: str
+    name: str
+    cell: _Cell
+    value: int | float | None
+    low: int | float | None
+    high: int | float | None
+
+
+@dataclass(frozen=True)
+class _Card:
+    """One of the large numbers: the marks of all models on one scale from 0 to 1."""
+
+    title: str
+    marks: list[_Mark]
+    guessing: bool
+    meaning: str
+
+
+def render_html(report: Mapping[str, Any]) -> str:
+    """Write the page.
+
+    Args:
+        report: Content of report.json, before or after it was written; the page is the same.
+
+    Returns:
+        A complete HTML document; equal reports give equal bytes.
+    """
+    report = rounded(report)
+    environment = Environment(
+        loader=PackageLoader("unlearn_plugin.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent}
+    environment.tests["digest"] = _DIGEST.fullmatch
+    measured, overall = report["measurements"], report["overall"]
+    verdict, outcome = headline(overall["status"]), headline(overall["outcome"])
+    tone = "open" if verdict.tone == "good" and outcome.tone == "bad" else verdict.tone
+    models = {who: name for who, name in _MODELS.items() if who != "reference" or _digest(report, "reference")}
+    return environment.get_template("page.html.j2").render(
+        report=report,
+        verdict=verdict,
+        outcome=outcome,
+        tone=tone,
+        reasons=[reason for reason in overall["reasons"] if reason not in overall["statement"]],
+        weights=_weights(report, tone),
+        cards=[_membership_card(measured, models), _utility_card(measured, models)],
+        change=(measured.get("change", {}).get("after") or {}).get("details", {}),
+        pictures=[(picture, Markup(picture.svg)) for picture in draw(measured)],  # noqa: S704  # our own drawing
+        models=models,
+        metrics=[_table(name, measured[name], models) for name in sorted(measured, key=_rank)],
+        provenance=_provenance(report),
+    )
+
+
+def _digest(report: Mapping[str, Any], who: str) -> str | None:
+    return (report["model"][who] or {}).get("digest")
+
+
+def _weights(report: Mapping[str, Any], tone: str) -> str:
+    if not _digest(report, "after"):
+        return "not written"
+    if not report["overall"]["released"]:
+        return "withheld"
+    return "may be used" if tone == "good" else "for a person to decide"
+
+
+def _rank(metric: str) -> tuple[int, str]:
+    return (_FIRST.index(metric) if metric in _FIRST else len(_FIRST), metric)
+
+
+def _membership_card(measured: Mapping[str, Any], models: Mapping[str, str]) -> _Card:
+    return _Card(
+        title="Can the model tell the requested images from unseen ones?",
+        marks=_marks(measured.get("membership", {}), models, lambda value: number(value, 2)),
+        guessing=True,
+        meaning="Area under the ROC curve. 0.5: no better than guessing. 1: always.",
+    )
+
+
+def _utility_card(measured: Mapping[str, Any], models: Mapping[str, str]) -> _Card:
+    return _Card(
+        title="Does the model still do its work?",
+        marks=_marks(measured.get("utility", {}), models, percent),
+        guessing=False,
+        meaning="Share of unseen images that it classifies correctly.",
+    )
+
+
+def _marks(metric: Mapping[str, Any], models: Mapping[str, str], write: Writer) -> list[_Mark]:
+    marks = []
+    for who, name in models.items():
+        measurement = metric.get(who) or {}
+        value, low, high = (measurement.get(key) for key in ("value", "low", "high"))
+        marks.append(_Mark(who, name, _Cell(write(value), interval(low, high, write)), value, low, high))
+    return marks
+
+
+def _table(name: str, metric: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
+    """All numbers of one metric: the value, its details, and the long lists in tables of their own."""
+    measured = {who: metric[who] for who in models}
+    details = {who: one["details"] if one else {} for who, one in measured.items()}
+    flat = {who: dict(_flatten(one)) for who, one in details.items()}
+    keys = sorted({key for one in flat.values() for key in one if f"{name} {key}" not in _REPEATED}, key=_label_rank)
+    return {
+        "name": name,
+        "title": metric["title"],
+        "explanation": metric["explanation"],
+        "goal": _GOALS.get(metric["goal"], metric["goal"]),
+        "source": metric["source"].rstrip("."),
+        "rows": [
+            _Row(metric["title"], [_cell(one, name) for one in measured.values()]),
+            *(_Row(_label(key), [_cell(one.get(key), f"{name} {key}") for one in flat.values()]) for key in keys),
+        ],
+        "notes": _notes({models[who]: one["note"] for who, one in measured.items() if one and one["note"]}),
+        "classes": _list_rows(details, "per_class", "class", f"{name} per_class"),
+        "layers": _list_rows(details, "per_layer", "name", f"{name} per_layer"),
+    }
+
+
+def _notes(notes: Mapping[str, str]) -> list[str]:
+    """Each note once, after the models it is about."""
+    return [
+        f"{', '.join(name for name, text in notes.items() if text == note)}: {note}"
+        for note in dict.fromkeys(notes.values())
+    ]
+
+
+def _flatten(details: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in details.items():
+        path = f"{above} {key}".lstrip()
+        if key in _ELSEWHERE:
+            continue
+        if isinstance(value, Mapping) and "value" in value:
+            yield path, value
+            yield from ((f"{path} {name}", value[name]) for name in value.keys() - {"value", "low", "high", "n"})
+        elif isinstance(value, Mapping):
+            yield from _flatten(value, path)
+        else:
+            yield path, value
+
+
+def _label(key: str) -> str:
+    return _LABELS.get(key, key.replace("_", " ").capitalize())
+
+
+def _label_rank(key: str) -> tuple[int, str]:
+    labels = list(_LABELS)
+    return (labels.index(key) if key in _LABELS else len(labels), key)
+
+
+def _cell(value: Any, path: str) -> _Cell:
+    write = _WRITERS.get(path, number)
+    if isinstance(value, Mapping):
+        ends = interval(value.get("low"), value.get("high"), write)
+        count = f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{number(value['n'])}" if value.get("n") is not None else ""
+        return _Cell(write(value["value"]), "; ".join(text for text in (ends, count) if text))
+    if value is None:
+        return _Cell()
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return _Cell(write(value) if is_number else plain(value))
+
+
+def _list_rows(details: Mapping[str, Any], key: str, label: str, path: str) -> list[_Row]:
+    """A list of details as rows: entries of the same label side by side, in the order in which they first come."""
+    number_of = "relative_norm" if key == "per_layer" else "value"
+    found = {who: {entry[label]: entry for entry in one.get(key) or []} for who, one in details.items()}
+    names = dict.fromkeys(name for one in found.values() for name in one)
+    rows = []
+    for name in names:
+        entries = [one.get(name) for one in found.values()]
+        cells = [_cell({**entry, "value": entry.get(number_of)}, path) if entry else _Cell() for entry in entries]
+        rows.append(_Row(name, cells))
+    return rows
+
+
+def _provenance(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Where everything comes from: headings, each with labels and texts."""
+    procedure = report["procedure"]
+    record = procedure["record"] or {"given": False}
+    return [
+        ("Request", _request(report["request"])),
+        ("Model", _model(report)),
+        ("Method", _method(procedure)),
+        ("Data", [(_DATA[key], plain(report["data"][key])) for key in _DATA]),
+        ("Record of the training run", [(_label(key), plain(record[key])) for key in sorted(record)]),
+        ("Checks of the new weights", [(_GUARD[key], plain(report["guard"][key])) for key in _GUARD]),
+        ("Environment", [(key.replace("_", "-"), text) for key, text in sorted(procedure["environment"].items())]),
+    ]
+
+
+def _request(request: Mapping[str, Any]) -> list[tuple[str, str]]:
+    commitment = request["commitment"]
+    return [
+        *((_label(key), request[key] or "not stated") for key in ("reference", "received")),
+        ("Asked for", request["kind"]),
+        ("Images", plain(request["n_samples"])),
+        ("Data subjects", "not stated" if request["n_subjects"] is None else plain(request["n_subjects"])),
+        ("Commitment to the list", commitment["digest"]),
+        ("How it is made", f"{commitment['scheme']}; key {commitment['key_state']}"),
+    ]
+
+
+def _model(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    model = report["model"]
+    return [
+        ("Architecture", model["architecture"]),
+        ("Source", model["source"]),
+        ("Classes", plain(model["num_classes"])),
+        *((f"Weights, {name.lower()}", _digest(report, who) or "none") for who, name in _MODELS.items()),
+    ]
+
+
+def _method(procedure: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("Name", procedure["method"]),
+        ("What it does", procedure["summary"]),
+        ("Source", procedure["source"]),
+        ("Trains again without the data", plain(procedure["exact"])),
+        *((f"Option {key}", plain(value)) for key, value in sorted(_flatten(procedure["options"]))),
+        ("Seed", str(procedure["seed"])),
+        ("Seconds", plain(procedure["seconds"])),
+        *((_label(key), plain(value)) for key, value in sorted(_flatten(procedure["facts"]))),
+    ]

@@ -1,0 +1,326 @@
+"""Pictures of a report as inline SVG: text stays text, colours come from the page, and nothing refers outside."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from unlearn_plugin.report.wording import number, percent, points
+
+__all__ = ["COLOURS", "Picture", "draw"]
+
+COLOURS = {  # CSS variable of the page: what to draw with where there is no page
+    "before": "#b04a00",
+    "after": "#0a66ad",
+    "reference": "#33363b",
+    "unseen": "#878d96",
+    "ink": "#1c1e21",
+    "muted": "#5a5f66",
+    "hairline": "#d7dade",
+}
+_VARIABLES = {colour: f"var(--{name}, {colour})" for name, colour in COLOURS.items()}
+_WIDTH = 3.5  # inches; 252 units of the view box, so that 9 units of type are 12 pixels on a phone
+_MODELS = {"before": "Before", "after": "After", "reference": "Reference"}
+_DASHES = {"before": (0, (5, 2)), "after": "solid", "reference": (0, (1, 1.5))}
+_MARKERS = {"before": "o", "after": "s", "reference": "D"}
+_MOST_CLASSES = 15
+_LONGEST_LABEL = 16
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "unlearn-plugin",
+    "text.parse_math": False,  # a class may be called "$x$"
+    "font.size": 9,
+    "text.color": COLOURS["ink"],
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 10,
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "grid.color": COLOURS["hairline"],
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "legend.borderaxespad": 0.2,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture.
+
+    Attributes:
+        name: Unique in a page, fit for an id.
+        title: What it is about.
+        drawn: How it is drawn, for those who cannot see it.
+        seen: What is to be seen in it, with the numbers.
+        svg: The drawing, ready to be put into a page.
+    """
+
+    name: str
+    title: str
+    drawn: str
+    seen: str
+    svg: str
+
+
+def draw(measurements: Mapping[str, Any]) -> list[Picture]:
+    """Draw all that the measurements allow; what was not measured has no picture.
+
+    Args:
+        measurements: ``measurements`` of the report.
+
+    Returns:
+        Margin histograms (before, after, reference), ROC curves, accuracy of classes, change of layers; the same
+        measurements always give the same bytes.
+    """
+    with _style():
+        found = [
+            *_margins(_details(measurements, "membership")),
+            _roc(_details(measurements, "membership"), measurements.get("membership", {})),
+            _classes(_details(measurements, "utility")),
+            _layers(_details(measurements, "change").get("after", {})),
+        ]
+    return [picture for picture in found if picture]
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's fonts draw it, not ours
+        yield
+
+
+def _details(measurements: Mapping[str, Any], metric: str) -> dict[str, Mapping[str, Any]]:
+    measured = {who: measurements.get(metric, {}).get(who) for who in _MODELS}
+    return {who: measurement["details"] for who, measurement in measured.items() if measurement}
+
+
+def _margins(details: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
+    histograms = {who: one["histogram"] for who, one in details.items() if one.get("histogram")}
+    if not histograms:
+        return []
+    left = min(one["edges"][0] for one in histograms.values())
+    right = max(one["edges"][-1] for one in histograms.values())
+    top = max(max(_shares(one[group])) for one in histograms.values() for group in ("forget", "controls"))
+    return [_margin(who, one, (left, right), 1.42 * top or 1.0) for who, one in histograms.items()]
+
+
+def _margin(who: str, histogram: Mapping[str, Any], ends: tuple[float, float], top: float) -> Picture:
+    figure, axes = _canvas(2.5)
+    edges, forget, controls = histogram["edges"], _shares(histogram["forget"]), _shares(histogram["controls"])
+    axes.stairs(controls, edges, fill=True, color=COLOURS["unseen"], alpha=0.35, linewidth=0)
+    axes.stairs(controls, edges, color=COLOURS["unseen"], linewidth=0.8, label="unseen images")
+    axes.stairs(forget, edges, color=COLOURS[who], linewidth=1.8, label="requested images")
+    axes.set(xlim=ends, ylim=(0, top), ylabel="share of images")
+    axes.set_xlabel("margin: how sure of the right class \N{RIGHTWARDS ARROW}")
+    axes.set_title(_MODELS[who], color=COLOURS[who])
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(loc="upper left", reverse=True)
+    middle = {"forget": _median(edges, forget), "controls": _median(edges, controls)}
+    return _picture(
+        figure,
+        name=f"margins-{who}",
+        title=f"{_MODELS[who]}: margins of requested and unseen images",
+        drawn="Two histograms over one axis: a line for the requested images, a grey area for images never trained on.",
+        seen=(
+            f"Half of the requested images have a margin above {number(middle['forget'], 1)}, "
+            f"half of the unseen ones above {number(middle['controls'], 1)}."
+        ),
+    )
+
+
+def _roc(details: Mapping[str, Mapping[str, Any]], membership: Mapping[str, Any]) -> Picture | None:
+    curves = {who: one["roc"] for who, one in details.items() if one.get("roc")}
+    if not curves:
+        return None
+    figure, axes = _canvas(3.3)
+    axes.plot([0, 1], [0, 1], color=COLOURS["unseen"], linewidth=0.8)
+    for who, curve in curves.items():
+        auc = number(membership[who]["value"], 2)
+        axes.plot(*zip(*curve, strict=True), **_line(who), label=f"{_MODELS[who].lower()}: {auc}")
+    axes.set(
+        xlim=(0, 1), ylim=(0, 1.01), xlabel="unseen images taken for trained ones", ylabel="requested images found"
+    )
+    axes.set_title("Telling requested from unseen")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(loc="lower right", title="area under the curve")
+    areas = ", ".join(f"{number(membership[who]['value'], 2)} {_MODELS[who].lower()}" for who in curves)
+    return _picture(
+        figure,
+        name="roc",
+        title="ROC curves of the membership test",
+        drawn="One curve for each model; the diagonal is what guessing would give.",
+        seen=f"The nearer to the diagonal, the less the model gives away. Area under the curve: {areas}; guess 0.50.",
+    )
+
+
+def _classes(details: Mapping[str, Mapping[str, Any]]) -> Picture | None:
+    accuracy = {
+        who: {entry["class"]: entry for entry in one.get("per_class") or [] if entry.get("value") is not None}
+        for who, one in details.items()
+    }
+    accuracy = {who: found for who, found in accuracy.items() if found}
+    if not accuracy:
+        return None
+    shown, among = _most_changed(accuracy)
+    figure, axes = _canvas(1.1 + 0.22 * len(shown))
+    for position, (who, found) in enumerate(accuracy.items()):
+        rows = [
+            (row + 0.2 * (position - (len(accuracy) - 1) / 2), found[name])
+            for row, name in enumerate(shown)
+            if name in found
+        ]
+        axes.hlines(*zip(*[(y, e["low"], e["high"]) for y, e in rows], strict=True), color=COLOURS[who], linewidth=1.1)
+        heights, values = zip(*[(y, e["value"]) for y, e in rows], strict=True)
+        axes.plot(values, heights, _MARKERS[who], color=COLOURS[who], markersize=3.6, label=_MODELS[who].lower())
+    axes.set_yticks(range(len(shown)), [_label(name) for name in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_title("Accuracy of each class" if among is None else "Accuracy, most changed")
+    figure.legend(loc="outside lower center", ncols=3)
+    return _picture(
+        figure,
+        name="classes",
+        title="Accuracy on unseen images of each class",
+        drawn="One row for each class; a mark for each model, with its 95 % interval as a line.",
+        seen=_change_of_classes(accuracy, among),
+    )
+
+
+def _most_changed(accuracy: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], int | None]:
+    first, *others = accuracy.values()
+    names = list(first)
+    if len(names) <= _MOST_CLASSES:
+        return names, None
+    later = others[0] if others else first
+    change = {name: abs(later[name]["value"] - first[name]["value"]) if name in later else 0.0 for name in names}
+    chosen = set(sorted(names, key=lambda name: -change[name])[:_MOST_CLASSES])
+    return [name for name in names if name in chosen], len(names)
+
+
+def _change_of_classes(accuracy: Mapping[str, Mapping[str, Any]], among: int | None) -> str:
+    scope = "" if among is None else f"Of {number(among)} classes, those that changed most are shown. "
+    before, after = (accuracy.get(who, {}) for who in ("before", "after"))
+    change = {name: after[name]["value"] - before[name]["value"] for name in before if name in after}
+    if not change:
+        only = next(iter(accuracy.values()))
+        lowest = min(only, key=lambda name: only[name]["value"])
+        return f"{scope}The lowest accuracy is that of class \u201c{lowest}\u201d: {percent(only[lowest]['value'])}."
+    worst = min(change, key=lambda name: change[name])
+    return f"{scope}The largest loss is that of class \u201c{worst}\u201d: {points(change[worst])}."
+
+
+def _layers(details: Mapping[str, Any]) -> Picture | None:
+    layers = details.get("per_layer")
+    if not layers:
+        return None
+    figure, axes = _canvas(3.3)
+    moved = [layer["relative_norm"] or 0.0 for layer in layers]
+    axes.bar(range(len(moved)), moved, width=0.72, color=COLOURS["after"])
+    axes.set(xticks=[0, len(moved) - 1], xticklabels=["input", "output"], xlim=(-0.7, len(moved) - 0.3))
+    axes.get_xticklabels()[0].set_horizontalalignment("left")
+    axes.get_xticklabels()[-1].set_horizontalalignment("right")
+    axes.tick_params(axis="x", length=0)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    axes.set_title("Change of each layer")
+    axes.set_ylabel("change against its size")
+    most = max(layers, key=lambda layer: layer["relative_norm"] or 0.0)
+    return _picture(
+        figure,
+        name="layers",
+        title="Change of each layer",
+        drawn="One bar for each layer, from input to output; its height is the change against the size of its weights.",
+        seen=f"{most['name']} moved most: by {percent(most['relative_norm'])} of its size.",
+    )
+
+
+def _canvas(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _line(who: str) -> dict[str, Any]:
+    return {"color": COLOURS[who], "linestyle": _DASHES[who], "linewidth": 1.7}
+
+
+def _shares(counts: Sequence[int | float]) -> list[float]:
+    total = sum(counts)
+    return [count / total if total else 0.0 for count in counts]
+
+
+def _median(edges: Sequence[int | float], shares: Sequence[int | float]) -> float:
+    return float(np.interp(0.5, np.cumsum([0.0, *shares]), edges))
+
+
+def _label(name: str) -> str:
+    printable = "".join(letter if letter.isprintable() else " " for letter in name)
+    return (
+        printable if len(printable) <= _LONGEST_LABEL else printable[: _LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    )
+
+
+def _picture(figure: Figure, *, name: str, title: str, drawn: str, seen: str) -> Picture:
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    )
+    root = ElementTree.fromstring(buffer.getvalue())
+    box = root.attrib["viewBox"]
+    _clean(root, name)
+    root.attrib = {
+        "viewBox": box,
+        "role": "img",
+        "aria-labelledby": f"{name}-title",
+        "aria-describedby": f"{name}-drawn",
+    }
+    for place, (tag, text) in enumerate((("title", title), ("desc", drawn))):
+        element = ElementTree.Element(tag, {"id": f"{name}-{'drawn' if place else 'title'}"})
+        element.text = text
+        root.insert(place, element)
+    return Picture(name=name, title=title, drawn=drawn, seen=seen, svg=ElementTree.tostring(root, encoding="unicode"))
+
+
+def _clean(root: ElementTree.Element, name: str) -> None:
+    """Give a drawing its own ids and the page's fonts and colours; only markup is changed, never a text."""
+    for parent in list(root.iter()):
+        for style in [child for child in parent if child.tag.endswith("}style")]:
+            parent.remove(style)  # it would hold for the whole page
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+    used = {element.get(key, "").strip("url(#)") for element in root.iter() for key in ("href", "clip-path")}
+    for element in root.iter():
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)
+        element.attrib = {key: _own(key, value, name) for key, value in element.attrib.items()}
+
+
+def _own(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key in ("href", "clip-path"):
+        return value.replace("#", f"#{name}-")
+    if key == "style":
+        value = re.sub(r"font-family:[^;]*(; )?", "", value)
+        return re.sub(r"#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), value)
+    return value

@@ -1,0 +1,188 @@
+"""Wording: how a status and a number are written for people; the page and the model card use the same words."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = [
+    "NOT_MEASURED",
+    "Headline",
+    "Writer",
+    "estimate",
+    "headline",
+    "interval",
+    "number",
+    "percent",
+    "plain",
+    "points",
+]
+
+Tone = Literal["good", "open", "bad"]
+Writer = Callable[[int | float | None], str]
+NOT_MEASURED = "not measured"
+_MINUS = "\N{MINUS SIGN}"
+_SPACE = "\N{NO-BREAK SPACE}"  # before a unit
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A verdict in a few words.
+
+    Attributes:
+        words: The verdict itself.
+        tone: Colour and icon.
+        caution: What the verdict does not mean.
+    """
+
+    words: str
+    tone: Tone
+    caution: str
+
+
+_HEADLINES = {
+    "NO_RESIDUAL_DETECTED": Headline(
+        "No residual signal detected",
+        "good",
+        "It does not mean that the data are proven to be gone from the weights, that the model counts as anonymous, "
+        "or that the request is settled: copies of the data and earlier models are a matter of their own.",
+    ),
+    "EXACT_BY_PROCESS": Headline(
+        "Retrained without the data",
+        "good",
+        "It does not mean that the numbers below prove it: the statement is only as good as the record of what was "
+        "run. Copies of the earlier weights are not covered.",
+    ),
+    "RESIDUAL_DETECTED": Headline(
+        "Residual signal detected",
+        "bad",
+        "It does not mean that anybody can rebuild the requested data from the model; it means that the data still "
+        "leave a measurable mark.",
+    ),
+    "UTILITY_FAILED": Headline(
+        "Too much accuracy lost",
+        "bad",
+        "It says nothing about whether the data are gone: a model that no longer works is not accepted, "
+        "whatever it forgot.",
+    ),
+    "REFUSED": Headline(
+        "Refused: no usable model",
+        "bad",
+        "It does not mean that anything was removed: no new weights were written, and the earlier model still "
+        "holds what it learnt.",
+    ),
+    "LOW_SIDE": Headline(
+        "Suppressed below the level of unseen data",
+        "open",
+        "It does not mean that the request is fulfilled: data that stand out by being unfamiliar can be found "
+        "as well as data that stand out by being familiar.",
+    ),
+    "INCONCLUSIVE": Headline(
+        "Inconclusive",
+        "open",
+        "It does not mean that the data are gone, nor that they are still there: this test could not tell.",
+    ),
+}
+
+
+def headline(status: str) -> Headline:
+    """The words for a status of the report.
+
+    Args:
+        status: ``overall.status`` or ``overall.outcome``.
+
+    Returns:
+        The headline.
+    """
+    return _HEADLINES[status]
+
+
+def number(value: int | float | None, digits: int = 3) -> str:
+    """Write a number: counts with thousands separated, others with `digits` places (small ones with two figures).
+
+    Args:
+        value: Any number, or ``None``.
+        digits: Places after the point.
+
+    Returns:
+        Such as "1,097", "0.512", "0.00031"; "not measured" for ``None``.
+    """
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", _MINUS)
+    places = digits
+    if 0 < abs(value) < 10**-digits:
+        places = 1 - math.floor(math.log10(abs(value)))
+    return _signed(f"{value:,.{places}f}")
+
+
+def percent(value: int | float | None) -> str:
+    """Write a share of 1 as a percentage with one place, such as "94.1 %"."""
+    return NOT_MEASURED if value is None else _signed(f"{100 * value:.1f}") + _SPACE + "%"
+
+
+def points(value: int | float | None) -> str:
+    """Write a difference of two shares in percentage points, such as "−0.8 points"."""
+    return NOT_MEASURED if value is None else _signed(f"{100 * value:+.1f}") + _SPACE + "points"
+
+
+def interval(low: int | float | None, high: int | float | None, write: Writer = number) -> str:
+    """Write the ends of a two-sided 95 % interval, such as "92.1 to 96.1 %"; empty if either is missing.
+
+    Args:
+        low: Lower end.
+        high: Upper end.
+        write: How to write a number: `number`, `percent` or `points`.
+
+    Returns:
+        The text.
+    """
+    if low is None or high is None:
+        return ""
+    return f"{write(low).partition(_SPACE)[0]} to {write(high)}"  # the unit once
+
+
+def estimate(measured: Mapping[str, Any] | None, write: Writer = number) -> str:
+    """Write a value with its interval, such as "0.512 (0.448 to 0.576)"; "not measured" if there is none.
+
+    Args:
+        measured: Holds ``value`` and perhaps ``low`` and ``high``.
+        write: How to write a number.
+
+    Returns:
+        The text.
+    """
+    if measured is None or measured.get("value") is None:
+        return NOT_MEASURED
+    ends = interval(measured.get("low"), measured.get("high"), write)
+    return f"{write(measured['value'])} ({ends})" if ends else write(measured["value"])
+
+
+def plain(value: Any) -> str:
+    """Write any value of an option, a fact or a count; nothing is lost but the seventh digit.
+
+    Args:
+        value: A JSON value that is not a mapping.
+
+    Returns:
+        The text; "none" for ``None``.
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return number(value)
+    if isinstance(value, float):
+        return _signed(f"{value:.6g}")
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(one) for one in value) or "none"
+    return str(value)
+
+
+def _signed(text: str) -> str:
+    digits = text.lstrip("+-")
+    if not digits.strip("0.,"):
+        return digits  # no minus nought
+    return text.replace("-", _MINUS)
