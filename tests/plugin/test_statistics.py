@@ -1,0 +1,306 @@
+"""Statistics against published values, brute force and simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import beta, mannwhitneyu, norm
+
+from unlearn_plugin.statistics import (
+    Auc,
+    Matched,
+    match_classes,
+    paired_difference,
+    proportion,
+    samples_needed,
+    stratified_auc,
+    stratified_roc,
+    tail_rate,
+)
+
+# Ratings of 58 normal and 51 abnormal CT images: Hanley and McNeil 1982, Radiology 143:29-36, table I.
+NORMAL = np.repeat(np.arange(5.0), [33, 6, 6, 11, 2])
+ABNORMAL = np.repeat(np.arange(5.0), [3, 2, 2, 11, 33])
+
+
+def matched(forget, controls, forget_labels=None, control_labels=None) -> Matched:
+    forget, controls = np.asarray(forget, float), np.asarray(controls, float)
+    first = np.zeros(len(forget), np.int64) if forget_labels is None else np.asarray(forget_labels, np.int64)
+    second = np.zeros(len(controls), np.int64) if control_labels is None else np.asarray(control_labels, np.int64)
+    found = match_classes(forget, first, controls, second)
+    assert found is not None
+    return found
+
+
+def standard_error(auc: Auc) -> float:
+    """What the logit interval was made of."""
+    width = math.log(auc.high / (1 - auc.high)) - math.log(auc.low / (1 - auc.low))
+    return width / (2 * norm.ppf(0.975)) * auc.value * (1 - auc.value)
+
+
+# ---- proportions
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (1, 10), (7, 20), (300, 300), (2, 1000)])
+def test_a_proportion_has_the_interval_that_the_beta_quantiles_give(hits: int, n: int) -> None:
+    found = proportion(hits, n)
+    assert found.value == hits / n
+    assert found.low == pytest.approx(beta.ppf(0.025, hits, n - hits + 1) if hits else 0.0)
+    assert found.high == pytest.approx(beta.ppf(0.975, hits + 1, n - hits) if hits < n else 1.0)
+
+
+def test_no_hit_in_a_hundred_still_leaves_3_6_per_cent() -> None:
+    assert proportion(0, 100).high == pytest.approx(1 - 0.025 ** (1 / 100))
+
+
+def paired(both: int, gained: int, lost: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    before = np.repeat([True, False, True, False], [both, gained, lost, neither])
+    after = np.repeat([True, True, False, False], [both, gained, lost, neither])
+    return before, after
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [
+        ((36, 12, 2, 0), 0.0569, 0.3404),  # Newcombe 1998, Statistics in Medicine 17:2635, table II, method 10
+        ((59, 16, 6, 80), 0.0046, 0.1186),  # Cavo et al. 2012 as in Fagerland et al., contingencytables, chapter 8
+    ],
+)
+def test_a_paired_difference_has_the_published_interval(table, low: float, high: float) -> None:
+    found = paired_difference(*paired(*table))
+    assert found.value == pytest.approx((table[1] - table[2]) / sum(table))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_swapping_before_and_after_mirrors_the_difference() -> None:
+    before, after = paired(50, 3, 9, 20)
+    there, back = paired_difference(before, after), paired_difference(after, before)
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_without_any_change_the_interval_is_around_zero_and_not_a_point(right: bool) -> None:
+    same = np.full(40, right)
+    found = paired_difference(same, same)
+    assert found.value == 0
+    assert found.low < 0 < found.high
+
+
+def test_more_confidence_widens_a_paired_interval() -> None:
+    narrow, wide = (paired_difference(*paired(50, 3, 9, 20), confidence) for confidence in (0.95, 0.995))
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_paired_intervals_cover_the_truth() -> None:
+    generator = np.random.default_rng(0)
+    missed = 0
+    for _ in range(300):
+        before = generator.random(150) < 0.9
+        flips = np.where(before, generator.random(150) < 0.08, generator.random(150) < 0.3)
+        found = paired_difference(before, before ^ flips)
+        missed += not found.low <= -0.9 * 0.08 + 0.1 * 0.3 <= found.high
+    assert missed <= 24  # 15 expected; 24 is exceeded with probability 0.01
+
+
+# ---- AUC
+
+
+def brute_auc(forget: np.ndarray, controls: np.ndarray) -> float:
+    return float(np.mean((forget[:, None] > controls) + 0.5 * (forget[:, None] == controls)))
+
+
+def test_the_ct_images_of_hanley_and_mcneil_have_auc_0_8932_and_delong_error_0_0307() -> None:
+    found = stratified_auc(matched(ABNORMAL, NORMAL))
+    assert found.value == pytest.approx(0.8932, abs=5e-5)
+    assert standard_error(found) == pytest.approx(0.0307, abs=5e-5)  # as Stata's roctab prints for the same data
+
+
+def test_the_variance_is_delongs_direct_double_sum() -> None:
+    generator = np.random.default_rng(1)
+    forget, controls = generator.normal(0.7, 1, 45).round(1), generator.normal(0, 1, 60).round(1)
+    wins = (forget[:, None] > controls) + 0.5 * (forget[:, None] == controls)
+    expected = wins.mean(1).var(ddof=1) / 45 + wins.mean(0).var(ddof=1) / 60
+    assert standard_error(stratified_auc(matched(forget, controls))) ** 2 == pytest.approx(expected)
+
+
+def test_classes_are_compared_within_and_combined_by_their_share_of_the_request() -> None:
+    generator = np.random.default_rng(2)
+    forget_labels, control_labels = generator.integers(0, 3, 80), generator.integers(0, 4, 200)
+    forget = generator.normal(0.5, 1, 80) + 5 * forget_labels
+    controls = generator.normal(0, 1, 200) + 5 * control_labels
+    found = stratified_auc(matched(forget, controls, forget_labels, control_labels))
+    by_class = [brute_auc(forget[forget_labels == c], controls[control_labels == c]) for c in range(3)]
+    assert found.value == pytest.approx(np.average(by_class, weights=np.bincount(forget_labels)))
+    assert (found.n_forget, found.n_controls) == (80, int((control_labels < 3).sum()))
+
+
+def test_comparing_across_classes_would_have_hidden_the_effect() -> None:
+    forget_labels, control_labels = np.repeat([0, 1], [40, 0]), np.repeat([0, 1], [40, 40])
+    forget, controls = np.linspace(1, 2, 40), np.concatenate([np.linspace(0, 1, 40), np.linspace(5, 6, 40)])
+    assert stratified_auc(matched(forget, controls, forget_labels, control_labels)).value > 0.99
+    assert brute_auc(forget, controls) == pytest.approx(0.5, abs=0.01)
+
+
+def test_classes_without_enough_controls_are_left_out_and_told() -> None:
+    found = match_classes(np.arange(6.0), np.array([0, 0, 1, 1, 2, 2]), np.arange(9.0), np.array([0] * 5 + [1] * 4))
+    assert found is not None
+    assert found.kept.tolist() == [True, True, False, False, False, False]
+    assert len(found.controls) == 5
+    assert match_classes(np.arange(2.0), np.array([3, 3]), np.arange(9.0), np.zeros(9, np.int64)) is None
+
+
+def test_scores_of_32_bits_and_labels_with_gaps_are_fine() -> None:
+    forget, controls = np.linspace(0, 1, 40, dtype=np.float32), np.linspace(0, 1, 50, dtype=np.float32)
+    found = match_classes(forget, np.full(40, 700), controls, np.full(50, 700))
+    assert found is not None
+    assert stratified_auc(found).value == pytest.approx(brute_auc(forget, controls))
+
+
+def test_the_one_sided_bounds_lie_inside_the_two_sided_interval() -> None:
+    for size in (10, 60):
+        found = stratified_auc(matched(np.linspace(0.2, 1.2, size), np.linspace(0, 1, 100)))
+        assert 0 < found.low < found.lower95 < found.value < found.upper95 < found.high < 1
+
+
+@pytest.mark.parametrize("size", [1, 8, 100])
+def test_perfect_separation_has_an_interval_that_is_no_point(size: int) -> None:
+    above = stratified_auc(matched(np.full(size, 9.0), np.linspace(0, 1, 200)))
+    below = stratified_auc(matched(np.full(size, -9.0), np.linspace(0, 1, 200)))
+    assert above.value == above.high == 1.0
+    assert 0 < above.low < 1
+    assert (below.low, below.high) == pytest.approx((0.0, 1 - above.low))
+
+
+def test_a_small_request_is_judged_by_the_mann_whitney_null_variance() -> None:
+    generator = np.random.default_rng(3)
+    agree = 0
+    for _ in range(200):
+        forget, controls = generator.normal(0.6, 1, 12), generator.normal(0, 1, 80)
+        exact = mannwhitneyu(forget, controls, alternative="greater", method="exact").pvalue
+        if abs(exact - 0.025) > 0.004:  # at the edge a normal quantile may differ from the exact one
+            agree += (stratified_auc(matched(forget, controls)).low > 0.5) == (exact < 0.025)
+        else:
+            agree += 1
+    assert agree == 200
+
+
+def test_one_sample_alone_is_never_called_a_member() -> None:
+    assert stratified_auc(matched([99.0], np.arange(1000.0))).low < 0.5
+
+
+@pytest.mark.parametrize(("n_forget", "shift"), [(6, 0.0), (15, 1.0), (40, 0.0), (60, 1.2)])
+def test_intervals_cover_the_truth(n_forget: int, shift: float) -> None:
+    generator = np.random.default_rng(n_forget)
+    missed = 0
+    for _ in range(300):
+        forget_labels, control_labels = generator.integers(0, 4, n_forget), generator.integers(0, 4, 200)
+        forget = generator.normal(shift, 1, n_forget) + forget_labels
+        controls = generator.normal(0, 1, 200) + control_labels
+        found = stratified_auc(matched(forget, controls, forget_labels, control_labels))
+        missed += not found.low <= norm.cdf(shift / math.sqrt(2)) <= found.high
+    assert missed <= 25  # 15 expected; 25 is exceeded with probability 0.005
+
+
+# ---- data subjects
+
+
+def test_every_sample_its_own_subject_changes_nothing() -> None:
+    data = matched(np.linspace(0.1, 1.3, 50), np.linspace(0, 1, 100))
+    assert stratified_auc(data, np.arange(50)) == stratified_auc(data)
+
+
+def test_clusters_widen_the_interval_as_obuchowski_says() -> None:
+    generator = np.random.default_rng(4)
+    subjects = np.repeat(np.arange(40), 5)
+    forget = generator.normal(0.3, 1, 40)[subjects] + generator.normal(0, 0.1, 200)
+    controls = generator.normal(0, 1, 300)
+    wins = (forget[:, None] > controls) + 0.5 * (forget[:, None] == controls)
+    residuals = np.bincount(subjects, weights=wins.mean(1) - wins.mean())
+    expected = 40 / 39 * (residuals**2).sum() / 200**2 + wins.mean(0).var(ddof=1) / 300
+    found, naive = (stratified_auc(matched(forget, controls), given) for given in (subjects, None))
+    assert standard_error(found) ** 2 == pytest.approx(expected)
+    assert standard_error(found) > 1.8 * standard_error(naive)  # sqrt(5) without the controls' part
+
+
+def test_the_cluster_variance_agrees_with_a_bootstrap_over_subjects() -> None:
+    generator = np.random.default_rng(5)
+    subjects = np.repeat(np.arange(50), 4)
+    forget = generator.normal(0.5, 1, 50)[subjects] + generator.normal(0, 0.5, 200)
+    controls = generator.normal(0, 1, 400)
+    draws = []
+    for _ in range(400):
+        chosen = (4 * generator.integers(0, 50, 50)[:, None] + np.arange(4)).ravel()
+        draws.append(brute_auc(forget[chosen], controls[generator.integers(0, 400, 400)]))
+    assert standard_error(stratified_auc(matched(forget, controls), subjects)) == pytest.approx(np.std(draws), rel=0.15)
+
+
+def test_many_images_of_one_person_are_one_observation() -> None:
+    forget, controls = np.linspace(0.5, 1.0, 60), np.linspace(0, 1, 500)
+    one = stratified_auc(matched(forget, controls), np.full(60, 7))
+    assert one.value == pytest.approx(0.75, abs=0.01)
+    assert one.low < 0.5 < stratified_auc(matched(forget, controls)).low
+
+
+# ---- ROC and tails
+
+
+def test_the_roc_runs_from_corner_to_corner_and_never_falls() -> None:
+    curve = stratified_roc(matched(np.linspace(0.3, 1.5, 40), np.linspace(0, 1, 80)), points=21)
+    rates, caught = zip(*curve, strict=True)
+    assert len(curve) == 21
+    assert (rates[0], rates[-1], caught[-1]) == (0.0, 1.0, 1.0)
+    assert list(caught) == sorted(caught)
+    assert caught[0] == pytest.approx((np.linspace(0.3, 1.5, 40) > 1).mean())
+
+
+def test_the_roc_is_the_share_above_each_classs_own_threshold() -> None:
+    forget_labels, control_labels = np.repeat([0, 1], 30), np.repeat([0, 1], 100)
+    generator = np.random.default_rng(6)
+    forget = generator.normal(1, 1, 60) + 50 * forget_labels
+    controls = generator.normal(0, 1, 200) + 50 * control_labels
+    curve = dict(stratified_roc(matched(forget, controls, forget_labels, control_labels), points=11))
+    caught = sum(
+        (forget[forget_labels == c] > np.sort(controls[control_labels == c])[-11]).sum() for c in (0, 1)
+    )  # 10 of 100 controls may lie above
+    assert curve[0.1] == pytest.approx(caught / 60, abs=1e-4)
+
+
+def test_the_threshold_is_an_observed_control_that_at_most_one_per_cent_exceed() -> None:
+    controls = np.arange(1000.0)
+    found = tail_rate(np.array([989.0, 989.5, 990.0, 2000.0]), controls, 0.01)
+    assert found is not None
+    assert found.value == 0.75  # 989 itself is the threshold, and ten controls lie above it
+    assert found.fpr_high == pytest.approx(proportion(10, 1000).high)
+    assert (found.low, found.high) == (proportion(3, 4).low, proportion(3, 4).high)
+
+
+def test_ties_at_the_threshold_are_not_caught() -> None:
+    controls = np.concatenate([np.zeros(900), np.ones(100)])
+    found = tail_rate(np.ones(50), controls, 0.01)
+    assert found is not None
+    assert found.value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("n", "fpr", "measured"), [(999, 0.01, False), (1000, 0.01, True), (9999, 0.001, False), (10000, 0.001, True)]
+)
+def test_a_low_rate_is_measured_only_with_enough_controls(n: int, fpr: float, measured: bool) -> None:
+    assert (tail_rate(np.zeros(5), np.arange(float(n)), fpr) is not None) == measured
+
+
+# ---- how many samples
+
+
+def test_the_needed_samples_certify_in_four_of_five_cases() -> None:
+    needed = samples_needed(0.10, 1000)
+    assert needed is not None
+    generator = np.random.default_rng(7)
+    hits = 0
+    for _ in range(300):
+        hits += stratified_auc(matched(generator.normal(size=needed), generator.normal(size=1000))).upper95 < 0.6
+    assert 0.70 < hits / 300 < 0.90
+
+
+def test_with_too_few_controls_no_number_of_samples_is_enough() -> None:
+    assert samples_needed(0.05, 100) is None
+    assert samples_needed(0.05, 5000) is not None
