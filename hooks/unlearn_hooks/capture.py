@@ -17,8 +17,8 @@ __all__ = [
     "head_input",
     "innermost_model",
     "innermost_optimizer",
-    "watch_every_training_forward",
     "watch_optimizer",
+    "watch_training_entry",
     "watch_training_forward",
 ]
 
@@ -206,14 +206,24 @@ def watch_optimizer(
 
 
 @contextmanager
-def watch_every_training_forward(before: Callable[[nn.Module], None]) -> Iterator[None]:
-    """Call `before` ahead of every training forward pass of every module of this process."""
+def watch_training_entry(
+    entered: Callable[[nn.Module, tuple[Any, ...]], None], model: nn.Module | None = None
+) -> Iterator[None]:
+    """Tell when a training forward pass begins.
+
+    Args:
+        entered: Called with the module and its positional arguments.
+        model: The module to watch; ``None`` watches every module of this process, outer ones first.
+
+    Yields:
+        Nothing.
+    """
 
     def enter(caller: nn.Module, args: tuple[Any, ...]) -> None:
-        if _is_training(caller):
-            before(caller)
+        if model in (None, caller) and _is_training(caller):
+            entered(caller, args)
 
-    handle = register_module_forward_pre_hook(enter)
+    handle = register_module_forward_pre_hook(enter) if model is None else model.register_forward_pre_hook(enter)
     try:
         yield
     finally:

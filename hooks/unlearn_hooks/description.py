@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from unlearn_hooks.errors import UnlearnError
@@ -19,7 +19,7 @@ from unlearn_hooks.journal import write_json
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.training_record import SCHEMA, TrainingRecord
 
-__all__ = ["DataDescription", "describe_model", "describe_recipe", "run_id"]
+__all__ = ["DataDescription", "describe_model", "describe_recipe", "process_rank", "run_id"]
 
 
 def run_id(folder: Path) -> str:
@@ -27,6 +27,11 @@ def run_id(folder: Path) -> str:
     if (folder / "manifest.json").exists():
         return str(TrainingRecord.open(folder).manifest["run_id"])
     return uuid.uuid4().hex
+
+
+def process_rank() -> int:
+    """Return the number of this process among those that train together; 0 where it trains alone."""
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
 def describe_model(
@@ -41,7 +46,7 @@ def describe_model(
         plan: What is recorded.
 
     Returns:
-        plan, parameters (name, shape, dtype, recorded), head, classes and versions.
+        world (number of processes), plan, parameters (name, shape, dtype, recorded), head, classes and versions.
     """
     parameters = [
         {
@@ -54,6 +59,7 @@ def describe_model(
     ]
     module = head[1]
     return {
+        "world": distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1,
         "plan": plan.as_dict(),
         "parameters": parameters,
         "head": head[0],

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from unlearn_hooks.ids import batch_labels, batch_length, label_checksum, root_rows
+from unlearn_hooks.ids import batch_labels, first_tensor, label_checksum, root_rows
 
 __all__ = ["Arrival", "Feed", "Listener", "Origin", "Tag"]
 
@@ -27,13 +27,12 @@ class Tag(NamedTuple):
     checksum: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Origin:
-    """One pass of one torch loader."""
+    """One pass of one torch loader; every pass is an object of its own."""
 
     loader: "weakref.ref[DataLoader[Any]]"
     dataset: Any
-    number: int
 
 
 class Listener(Protocol):
@@ -78,7 +77,7 @@ class Feed:
             self._origin = origin
             if isinstance(origin.dataset, (Subset, ConcatDataset)):
                 self._root_rows = root_rows(origin.dataset, range(len(origin.dataset)))
-        elif self._origin != origin:
+        elif self._origin is not origin:
             self._problem = "the batches of several loaders are mixed"
         self._tags.append(tag)
 
@@ -91,8 +90,12 @@ class Feed:
         Returns:
             Its rows and labels, as far as they are sure.
         """
-        labels = batch_labels(batch)
-        rows = self._match(batch_length(batch), label_checksum(labels))
+        images = first_tensor(batch)
+        return self.match(None if images is None else len(images), batch_labels(batch))
+
+    def match(self, length: int | None, labels: Tensor | None) -> Arrival:
+        """Match a batch of which length and labels are known with the oldest tag; see `arrive`."""
+        rows = self._match(length, label_checksum(labels))
         return Arrival(
             rows=rows,
             labels=None if labels is None else labels.detach().to("cpu", torch.int64, copy=True),

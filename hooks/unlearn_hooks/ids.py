@@ -15,9 +15,9 @@ from unlearn_hooks.errors import UnlearnError
 
 __all__ = [
     "batch_labels",
-    "batch_length",
     "data_fingerprint",
     "dataset_labels",
+    "first_tensor",
     "label_checksum",
     "root_count",
     "root_keys",
@@ -219,12 +219,12 @@ def _counts(labels: Tensor) -> bool:
     return not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
 
 
-def batch_length(batch: Any) -> int | None:  # noqa: ANN401  # whatever the user's loader gives
-    """Count the samples of a batch by its first tensor; ``None`` if it holds none."""
+def first_tensor(batch: Any) -> Tensor | None:  # noqa: ANN401  # whatever the user's loader gives
+    """Find the first tensor in a batch, usually the images, that has a row per sample; ``None`` if it holds none."""
     if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else None
+        return batch if batch.ndim else None
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
-    return next((length for part in parts if (length := batch_length(part)) is not None), None)
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
 
 
 def label_checksum(labels: Tensor | None) -> int | None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, dataloader
 from unlearn_hooks.feed import Feed, Listener, Origin, Tag
 from unlearn_hooks.ids import batch_labels, label_checksum
 
-__all__ = ["LoaderTap", "inner_loaders", "listening", "tagging_works"]
+__all__ = ["LoaderTap", "inner_loaders", "listening", "tagging_works", "training_data"]
 
 
 class _Tagged:
@@ -32,8 +32,8 @@ class _Tagged:
 
     def pin_memory(self, device: str | None = None) -> "_Tagged":
         """Pin the batch; the loader calls this where pinned memory was asked for."""
-        pin = torch.utils.data._utils.pin_memory.pin_memory
-        return _Tagged(self.tag, pin(self.batch, device))  # type: ignore[no-untyped-call]
+        pin: Any = torch.utils.data._utils.pin_memory.pin_memory
+        return _Tagged(self.tag, pin(self.batch, device))
 
 
 def _tagged(index: Any, batch: Any) -> _Tagged:  # noqa: ANN401  # whatever the user's sampler and collate give
@@ -131,19 +131,19 @@ def _tagging_iterator(loader: "DataLoader[Any]", original: Callable[..., Any]) -
 def _untagging(iterator: Any, loader: "DataLoader[Any]") -> Callable[[], Any]:  # noqa: ANN401  # private to torch
     """Make the function that takes tags off; it holds the iterator weakly, since dropping that ends the workers."""
     weak, loader_reference = weakref.ref(iterator), weakref.ref(loader)
-    listener, passes = _listener, 0
+    listener, origin = _listener, Origin(loader_reference, iterator._dataset)
 
     def next_data() -> Any:  # noqa: ANN401  # whatever the user's collate function gives
-        nonlocal listener, passes
+        nonlocal listener, origin
         own: Any = weak()
         data: Any = type(own)._next_data(own)
         if own._num_yielded == 0:  # persistent workers keep the iterator from pass to pass
-            passes += 1
+            origin = Origin(loader_reference, own._dataset)
         listener = _listener or listener
         if not isinstance(data, _Tagged):
             return data
         if listener is not None:
-            listener.push(Origin(loader_reference, own._dataset, passes), data.tag, data.batch)
+            listener.push(origin, data.tag, data.batch)
         return data.batch
 
     return next_data
@@ -185,7 +185,8 @@ def tagging_works() -> bool:
         )
     except (AttributeError, TypeError):
         return False
-    return all(map(callable, elsewhere)) and batches == [[0, 10], [20]] and [tag.rows for tag in heard.tags] == [(0, 1), (2,)]
+    rows = [tag.rows for tag in heard.tags]
+    return all(map(callable, elsewhere)) and batches == [[0, 10], [20]] and rows == [(0, 1), (2,)]
 
 
 def inner_loaders(loader: Any, depth: int = 3) -> list["DataLoader[Any]"]:  # noqa: ANN401  # the user's wrapper
@@ -205,6 +206,12 @@ def inner_loaders(loader: Any, depth: int = 3) -> list["DataLoader[Any]"]:  # no
     return [*found, loader] if isinstance(loader, DataLoader) else found
 
 
+def training_data(loader: Any) -> Any:  # noqa: ANN401  # the user's loader and data set
+    """Find the data set behind the outermost loader; ``None`` if there is no torch loader in it."""
+    inner = inner_loaders(loader)
+    return inner[0].dataset if inner else None
+
+
 class LoaderTap:
     """Iterates over the user's outermost loader as it is, and gives the tags of its torch loader to a feed.
 
@@ -216,7 +223,6 @@ class LoaderTap:
     def __init__(self, loader: Iterable[Any], *, wrap: bool = False) -> None:
         self.loader = loader
         inner = inner_loaders(loader)
-        self.torch_loader = inner[0] if inner else None
         private = tagging_works() and all(type(one)._get_iterator is DataLoader._get_iterator for one in inner)
         self._copy = _TellingLoader.inside(loader, inner[0]) if inner and (wrap or not private) else None
 
@@ -290,7 +296,6 @@ class _TellingLoader:
             vars(self._copy).update(
                 dataset=_NumberedDataset(loader.dataset), collate_fn=_TaggingCollate(loader.collate_fn)
             )
-        self._passes = 0
 
     @classmethod
     def inside(cls, outer: Any, inner: Any) -> Any:  # noqa: ANN401  # the user's
@@ -310,8 +315,7 @@ class _TellingLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        self._passes += 1
-        origin = Origin(weakref.ref(self._loader), self._loader.dataset, self._passes)
+        origin = Origin(weakref.ref(self._loader), self._loader.dataset)
         listener = _listener
         for data in self._copy:
             if isinstance(data, _Tagged):

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unlearn_hooks.capture import (
@@ -22,12 +22,12 @@ from unlearn_hooks.capture import (
     watch_training_forward,
 )
 from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step
-from unlearn_hooks.description import DataDescription, describe_model, describe_recipe, run_id
+from unlearn_hooks.description import DataDescription, describe_model, describe_recipe, process_rank, run_id
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.features import FeaturesCollector
 from unlearn_hooks.feed import Arrival, Feed
 from unlearn_hooks.journal import write_json
-from unlearn_hooks.loader_tags import LoaderTap, inner_loaders
+from unlearn_hooks.loader_tags import LoaderTap, training_data
 from unlearn_hooks.pending_step import PendingStep, length
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.recording_thread import BackgroundWriter
@@ -88,7 +88,7 @@ def record(
         )
     recorder = Recorder(Path(out), Run(model, optimizer, plan, parameters), recipe=recipe, key=key)
     if loader is not None:
-        recorder.describe_data(loader)
+        recorder.describe_data(training_data(loader))
     return recorder
 
 
@@ -140,7 +140,7 @@ class Recorder:
     ) -> None:
         self._run = run
         self._head = find_head(run.model, run.plan.head)
-        self._writer = BackgroundWriter(out, rank=_rank())
+        self._writer = BackgroundWriter(out, rank=process_rank())
         self._id = run_id(out)
         self._recipe = recipe
         self._data = DataDescription(None, key)
@@ -164,7 +164,7 @@ class Recorder:
         if kind is None:
             self.close()
         else:
-            self._end(finished=False)
+            self.abandon()
 
     def batches(self, loader: Iterable[Any]) -> Iterable[Any]:
         """Iterate over the outermost training loader; each iteration is an epoch unless `epoch` is told.
@@ -239,6 +239,10 @@ class Recorder:
         """Finish the record: names of the samples, digest of the trained weights, and the end of the journal."""
         self._end(finished=True)
 
+    def abandon(self) -> None:
+        """Stop recording a run that failed; what was recorded can be read, and says that it is not complete."""
+        self._end(finished=False)
+
     def arrived(self, arrival: Arrival) -> None:
         """Take in a micro-batch that reached the training loop; `batches` and `ids` call this.
 
@@ -256,14 +260,13 @@ class Recorder:
         if arrival.rows is not None and arrival.labels is not None:
             self._data.saw(arrival.rows, arrival.labels)
 
-    def describe_data(self, loader: Iterable[Any]) -> None:
-        """Learn what there is to know about the training data from the torch loader inside a loader."""
-        found = inner_loaders(loader)
-        if found and self._data.dataset is None:
-            self._data = DataDescription(found[0].dataset, self._data.key)
+    def describe_data(self, dataset: Any) -> None:  # noqa: ANN401  # the user's
+        """Learn what there is to know about the training data; the first data set told is the one."""
+        if self._data.dataset is None:
+            self._data = DataDescription(dataset, self._data.key)
 
     def _pass(self, loader: Iterable[Any]) -> Iterator[Any]:
-        self.describe_data(loader)
+        self.describe_data(training_data(loader))
         self._start()
         if self._tap is None or self._tap.loader is not loader:
             self._tap = LoaderTap(loader)
@@ -304,7 +307,7 @@ class Recorder:
         recipe = describe_recipe(run.optimizer, run.parameters, self._recipe)
         recipe |= {"batch_size": self._batch_size, "steps": self._step, "epochs": self._next_epoch}
         with self._failing():
-            manifest = {"schema": SCHEMA, "run_id": self._id, "world": _world()} | model | final
+            manifest = {"schema": SCHEMA, "run_id": self._id} | model | final
             write_json(folder / "manifest.json", manifest)
             write_json(folder / "recipe.json", {"schema": SCHEMA} | recipe)
             self._data.write(folder, ids=bool(final))
@@ -391,11 +394,3 @@ def _collectors(plan: Plan) -> list[Collector]:
         (plan.schedule, ScheduleCollector()),
     ]
     return [collector for wanted, collector in chosen if wanted]
-
-
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def _world() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
