@@ -189,7 +189,9 @@ def test_the_last_steps_are_kept_besides_and_only_those_of_the_last_flush(tmp_pa
     training.start()
     training.steps(0, 22).flush()
     assert numbers(training.record()) == [0, 8, 16, 19, 20, 21]
-    training.steps(22, 27).flush()
+    training.steps(22, 24).flush()
+    assert numbers(training.record()) == [0, 8, 16, 21, 22, 23]
+    training.steps(24, 27).flush()
     training.flush()
     updates = recorded_updates(training.record())
     assert [update.step for update in updates] == [0, 16, 24, 25, 26]
