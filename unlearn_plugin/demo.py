@@ -28,6 +28,7 @@ _FORGET = 100
 _WRONG_LABELS = 0.2  # a careless annotator: without, the net generalises so well that there is nothing to forget
 _EPOCHS = 30
 _SEED = 0
+_INPUT = {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
 
 
 @dataclass(frozen=True)
@@ -102,18 +103,12 @@ def make_scene(out: Path) -> Scene:
     transform = Compose([Grayscale(), Resize((32, 32)), ToTensor(), Normalize(0.5, 0.5)])
     digits = _InMemory(ImageFolder(str(out / "data" / "train"), transform))
     torch.manual_seed(_SEED)
-    model = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+    model = timm.create_model("test_resnet", num_classes=10, in_chans=1, pretrained_cfg_overlay=_INPUT)
     accuracy = _train(model, digits, out / "record")
     save_for_hf(
         model,
         out / "model",
-        model_config={
-            "mean": [0.5],
-            "std": [0.5],
-            "input_size": [1, 32, 32],
-            "crop_pct": 1.0,
-            "label_names": list("0123456789"),
-        },
+        model_config={"label_names": list("0123456789")},
         model_args={"in_chans": 1},
         safe_serialization=True,
     )
@@ -133,7 +128,8 @@ def _train(model: torch.nn.Module, digits: Dataset[tuple[torch.Tensor, int]], fo
             for images, labels in recorder.batches(loader):
                 optimizer.zero_grad()
                 logits = model(images)
-                torch.nn.functional.cross_entropy(logits, labels).backward()
+                loss = torch.nn.functional.cross_entropy(logits, labels)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
                 optimizer.step()
                 schedule.step()
                 right += int((logits.argmax(1) == labels).sum())
@@ -153,7 +149,8 @@ class _InMemory(Dataset[tuple[torch.Tensor, int]]):
         return len(self._items)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
-        return self._items[row]
+        image, label = self._items[row]
+        return image, label
 
 
 def _write_digits(folder: Path) -> None:
