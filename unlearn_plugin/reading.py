@@ -3,11 +3,13 @@
 import random
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from PIL import Image
@@ -22,6 +24,7 @@ from unlearn_plugin.user_code import load_function
 __all__ = ["DataSource", "Listed", "MapDataset", "call_function", "open_split"]
 
 _SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation", "eval", "evaluation", "test")}
+_FOLDERS = ("torch/image_folder", "torch/folder")  # class folders as well, in torchvision's order
 _MODES = {1: "L", 3: "RGB"}
 # What Pillow raises on files that are damaged, cut off, too large or no images at all.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -142,15 +145,16 @@ def call_function(name: str) -> tuple[Listed, Listed, bool]:
                 f"--data {name!r} returned {type(dataset).__name__}; it must return data sets with __len__ and "
                 f"__getitem__ that give (image tensor, label)."
             )
-    train, heldout = (_list(dataset) for dataset in pair)
-    return train, heldout, all(_is_deterministic(dataset) for dataset in pair)
+    with _random_state_kept():
+        train, heldout = (_list(dataset) for dataset in pair)
+        return train, heldout, all(_is_deterministic(dataset) for dataset in pair)
 
 
 def _create(source: DataSource, split: str) -> Any:
     root = Path(source.data_dir or "")
     if not root.exists():
         raise UnlearnError(f"There is no folder {source.data_dir!r}; check --data-dir.")
-    if "/" not in source.dataset:
+    if "/" not in source.dataset or source.dataset.lower() in _FOLDERS:
         root = _find_split(root, split)
     class_map = {"class_map": source.class_map} if source.class_map else {}
     try:
@@ -225,10 +229,17 @@ def _classes(dataset: Any) -> tuple[str, ...]:
 
 def _is_deterministic(dataset: Any) -> bool:
     """Whether the first rows are the same when they are read twice; random augmentation shows within sixteen."""
-    python_state = random.getstate()
+    rows = range(min(16, len(dataset)))
+    return all(torch.equal(torch.as_tensor(dataset[row][0]), torch.as_tensor(dataset[row][0])) for row in rows)
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Looking at the user's data must not change what their program draws next."""
+    states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
-            rows = range(min(16, len(dataset)))
-            return all(torch.equal(torch.as_tensor(dataset[row][0]), torch.as_tensor(dataset[row][0])) for row in rows)
+            yield
     finally:
-        random.setstate(python_state)
+        random.setstate(states[0])
+        np.random.set_state(states[1])

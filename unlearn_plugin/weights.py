@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def _check_header(path: Path) -> None:
         names = [name for name, _ in pairs]
     except (ValueError, TypeError, RecursionError) as error:
         raise UnlearnError(f"The header of {path.name!r} is damaged; copy or download it again.") from error
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise UnlearnError(
             f"{path.name!r} names {_some(twice)} more than once, so it is unclear which weights are meant; "
