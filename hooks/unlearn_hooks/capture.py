@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, is_grad_enabled, nn
+from torch.compiler import is_compiling
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 
@@ -128,7 +129,8 @@ def head_input(model: nn.Module, head: str | nn.Module | None = None) -> Iterato
 
 
 def _is_training(module: nn.Module) -> bool:
-    return module.training and is_grad_enabled()
+    """Tell a training pass; not under torch.compile, which would trace the recording into the user's graph."""
+    return not is_compiling() and module.training and is_grad_enabled()
 
 
 def _logits(output: Any) -> Tensor | None:  # noqa: ANN401  # whatever the user's model returns
@@ -145,7 +147,7 @@ def _logits(output: Any) -> Tensor | None:  # noqa: ANN401  # whatever the user'
 def watch_training_forward(
     model: nn.Module, head: nn.Module, saw: Callable[[Tensor | None, Tensor | None], Callable[[], None] | None]
 ) -> Iterator[None]:
-    """Tell the features and logits of every training forward pass: training mode, and gradients are on.
+    """Tell the features and logits of every training forward pass: training mode, gradients on, not compiled.
 
     Args:
         model: The model being trained; a deep copy of it, such as an averaged model, is not listened to.

@@ -70,7 +70,7 @@ class _TagInWorker:
             self._own(worker)
         if multiprocessing.parent_process() is None:
             return  # a worker thread shares the loader classes with the training
-        create = dataloader._DatasetKind.create_fetcher
+        create: Any = dataloader._DatasetKind.create_fetcher
 
         def create_tagging(*args: Any) -> _TaggingFetcher:  # noqa: ANN401  # private to torch
             return _TaggingFetcher(create(*args))
@@ -217,14 +217,13 @@ class LoaderTap:
 
     Args:
         loader: The outermost loader.
-        wrap: Wrap data set and collate function of a copy, even if the fetcher could be wrapped.
     """
 
-    def __init__(self, loader: Iterable[Any], *, wrap: bool = False) -> None:
+    def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
         inner = inner_loaders(loader)
         private = tagging_works() and all(type(one)._get_iterator is DataLoader._get_iterator for one in inner)
-        self._copy = _TellingLoader.inside(loader, inner[0]) if inner and (wrap or not private) else None
+        self._copy = _TellingLoader.inside(loader, inner[0]) if inner and not private else None
 
     def batches(self, feed: Feed) -> Iterator[Any]:
         """Iterate once.

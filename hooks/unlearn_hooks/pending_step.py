@@ -36,17 +36,20 @@ class PendingStep:
 
     Args:
         parameters: What the optimizer trains; their gradients are looked at.
+
+    Attributes:
+        unsure: The loop left a batch out or reads ahead, so that nobody knows which batch enters the model.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters = parameters
+        self.unsure = False
         self._micro: list[MicroBatch] = []
-        self._unsure = False
 
     def begin_pass(self) -> None:
         """Begin a pass over the data: what was left over at the end of the one before is not trained on any more."""
         self._micro = [micro for micro in self._micro if micro.forwarded]
-        self._unsure = False
+        self.unsure = False
 
     def arrived(self, batch: Batch) -> None:
         """Take a batch that reached the training loop."""
@@ -78,10 +81,10 @@ class PendingStep:
         waiting = [micro for micro in self._micro if not micro.forwarded]
         if not waiting:
             return None
-        self._unsure |= len(waiting) > 1
+        self.unsure |= len(waiting) > 1
         micro = waiting[-1]
         micro.forwarded = True
-        if self._unsure:
+        if self.unsure:
             micro.batch = Batch(None, None)
         return micro
 
@@ -104,7 +107,7 @@ class PendingStep:
         """
         micro, self._micro = self._micro, []
         forwarded = [one for one in micro if one.forwarded]
-        self._unsure |= 0 < len(forwarded) < len(micro)
+        self.unsure |= 0 < len(forwarded) < len(micro)
         return tuple(one.batch for one in forwarded or micro)
 
 

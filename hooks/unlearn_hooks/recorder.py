@@ -64,7 +64,7 @@ def record(
 
     Args:
         out: Folder of the record; made if it is missing, readable by its owner only, since it is personal data.
-        model: The model being trained, wrapped or not; before ``torch.compile`` runs it for the first time.
+        model: The model being trained, wrapped or not. In a compiled model features and logits are not seen.
         optimizer: Its optimizer.
         loader: The training loader, if batches are not taken from `Recorder.batches` of the same loader.
         plan: What to record.
@@ -320,6 +320,7 @@ class Recorder:
         micro = self._pending.forwarded()
         if micro is None:
             return None
+        self._unknown.update(["the loop left a batch out, or reads ahead"] if self._pending.unsure else [])
         n = length(micro.batch)
         seen = Seen(*(part if part is None or n in (None, len(part)) else None for part in (features, logits)))
         self._tell(lambda collector: collector.batch(micro.batch, seen))

@@ -2,15 +2,17 @@ import copy
 
 import pytest
 import timm
+import timm.optim
 import torch
 from torch import Tensor, nn
 
 from unlearn_hooks.capture import (
     find_head,
     head_input,
-    watch_every_optimizer,
-    watch_every_training_forward,
+    innermost_model,
+    innermost_optimizer,
     watch_optimizer,
+    watch_training_entry,
     watch_training_forward,
 )
 from unlearn_hooks.errors import UnlearnError
@@ -18,6 +20,11 @@ from unlearn_hooks.errors import UnlearnError
 
 def small() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+class Told(list[tuple[Tensor | None, Tensor | None]]):
+    def __call__(self, features: Tensor | None, logits: Tensor | None) -> None:
+        self.append((features, logits))
 
 
 def hooks_of(model: nn.Module) -> int:
@@ -121,9 +128,9 @@ def test_a_copy_of_the_model_is_not_listened_to() -> None:
 
 def test_only_training_passes_of_the_model_itself_are_told() -> None:
     model = small()
-    told: list[tuple[Tensor | None, Tensor | None]] = []
+    told = Told()
     images = torch.randn(4, 12)
-    with watch_training_forward(model, model[3], lambda *seen: told.append(seen)):
+    with watch_training_forward(model, model[3], told):
         average = copy.deepcopy(model)
         average(images)
         with torch.no_grad():
@@ -145,8 +152,8 @@ def test_only_training_passes_of_the_model_itself_are_told() -> None:
 
 def test_what_was_told_survives_a_later_change_in_place() -> None:
     model = small()
-    told: list[tuple[Tensor | None, Tensor | None]] = []
-    with watch_training_forward(model, model[3], lambda *seen: told.append(seen)):
+    told = Told()
+    with watch_training_forward(model, model[3], told):
         logits = model(torch.randn(4, 12))
     before = logits.detach().clone()
     logits.detach().zero_()
@@ -169,8 +176,8 @@ class Named(nn.Module):
 @pytest.mark.parametrize(("kind", "found"), [("tuple", True), ("dict", True), ("other", False)])
 def test_logits_are_found_in_what_models_return(kind: str, found: bool) -> None:
     model = Named(kind)
-    told: list[tuple[Tensor | None, Tensor | None]] = []
-    with watch_training_forward(model, model.fc, lambda *seen: told.append(seen)):
+    told = Told()
+    with watch_training_forward(model, model.fc, told):
         model(torch.randn(4, 3))
     assert (told[0][1] is not None) == found
 
@@ -209,15 +216,54 @@ def test_before_a_step_the_weights_are_old_and_after_it_they_are_new_and_the_gra
     assert len(seen) == 3
 
 
-def test_every_optimizer_and_every_training_module_of_the_process_is_heard_until_the_end() -> None:
-    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
-    first, second = (torch.optim.SGD(module.parameters(), lr=0.1) for module in (model, other))
-    heard: list[object] = []
-    with watch_every_optimizer(heard.append), watch_every_training_forward(heard.append):
-        model(torch.ones(1, 2))
-        other.eval()(torch.ones(1, 2))
-        second.step()
-        first.step()
-    first.step()
-    model(torch.ones(1, 2))
-    assert heard == [model, second, first]
+def test_entries_into_training_are_heard_from_every_module_or_from_one_until_the_end() -> None:
+    model, other = small(), small().eval()
+    everything: list[nn.Module] = []
+    only: list[tuple[nn.Module, tuple[Tensor, ...]]] = []
+    images = torch.ones(1, 12)
+    with (
+        watch_training_entry(lambda module, args: everything.append(module)),
+        watch_training_entry(lambda module, args: only.append((module, args)), model),
+    ):
+        model(images)
+        other(images)
+        copy.deepcopy(model)
+    model(images)
+    assert everything == [model, *model]
+    assert only == [(model, (images,))]
+
+
+def test_the_gradient_coming_back_through_the_output_is_told_once() -> None:
+    model = small()
+    told: list[str] = []
+    with watch_training_forward(model, model[3], lambda *seen: lambda: told.append("back")):
+        logits = model(torch.randn(4, 12))
+    assert told == []
+    logits.sum().backward()
+    assert told == ["back"]
+
+
+def test_a_compiled_model_computes_the_same_with_the_hooks_on_and_compiles_once() -> None:
+    model = small()
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    with watch_training_forward(model, model[3], lambda *seen: None):
+        for _ in range(3):
+            images = torch.randn(4, 12)
+            assert torch.equal(compiled(images), model(images))
+    assert len(graphs) == 1
+
+
+def test_wrappers_are_looked_through() -> None:
+    model = small()
+    assert innermost_model(nn.DataParallel(model)) is model
+    assert innermost_model(torch.compile(model)) is model
+    assert innermost_model(model) is model
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert innermost_optimizer(base) is base
+    assert innermost_optimizer(timm.optim.Lookahead(base)) is base

@@ -1,5 +1,4 @@
 import hashlib
-import json
 import os
 import signal
 import stat
@@ -13,7 +12,8 @@ import torch
 from torch import nn
 
 from unlearn_hooks.errors import UnlearnError
-from unlearn_hooks.training_record import RecordWriter, TrainingRecord, weights_digest, write_json
+from unlearn_hooks.journal import write_json
+from unlearn_hooks.training_record import RecordWriter, TrainingRecord, weights_digest
 
 HOOKS = Path(__file__).parents[2] / "hooks"
 
@@ -258,7 +258,8 @@ def test_the_digest_of_weights_sees_values_names_and_dtypes_but_not_order_or_lay
 WRITE_FOREVER = """
 import sys, torch
 sys.path.insert(0, {hooks!r})
-from unlearn_hooks.training_record import RecordWriter, write_json
+from unlearn_hooks.journal import write_json
+from unlearn_hooks.training_record import RecordWriter
 write_json(__import__("pathlib").Path({folder!r}) / "manifest.json", {{"schema": 1}})
 writer = RecordWriter({folder!r})
 for step in range(10**9):
@@ -289,10 +290,3 @@ def test_a_record_is_readable_after_kill_9_at_any_moment(tmp_path: Path, seconds
     assert following.attempt == 1
     write_run(following, 10**6, 10**6 + 10)
     assert covered(TrainingRecord.open(tmp_path)) == list(range(10**6, 10**6 + 10))
-
-
-def test_json_is_replaced_whole(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"n": 1})
-    write_json(tmp_path / "a.json", {"n": 2})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"n": 2}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
