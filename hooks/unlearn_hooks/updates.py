@@ -19,6 +19,7 @@ from unlearn_hooks.training_record import RecordWriter, Shard, TrainingRecord
 __all__ = ["Update", "UpdatesCollector", "recorded_updates", "stride"]
 
 _DTYPES: dict[Dtype, torch.dtype | None] = {"bf16": torch.bfloat16, "fp32": torch.float32, "native": None}
+_MOST_LATE = 2**26  # bytes of steps that wait in memory for a slow disk
 _WEIGHT, _GRADIENT, _PRECONDITIONER = "weight/", "gradient/", "preconditioner/"
 
 
@@ -57,6 +58,10 @@ class _Pair:
     step: Step
     tensors: dict[str, Tensor]
 
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
 
 class UpdatesCollector(Collector):
     """Pairs (theta_t, g_t) at evenly spread steps and at the last ones; Adam's preconditioner with them.
@@ -86,6 +91,7 @@ class UpdatesCollector(Collector):
         if any(isinstance(parameter, DTensor) for parameter in self._parameters.values()):
             self._parameters, self._note = {}, {"reason": "parameters are sharded over processes"}
         self._tail: deque[_Pair] = deque(maxlen=run.plan.tail)
+        self._late: list[_Pair] = []
         self._weights: _Weights | None = None
         self._expect(first_step)
 
@@ -142,12 +148,18 @@ class UpdatesCollector(Collector):
         if weights is not None and weights.step == step.number and not step.skipped:
             pair = _Pair(step, weights.tensors | self._gradient())
             self._tail.append(pair)
-            if step.number % k == 0:
-                self._write(pair, out)
+            if step.number % k == 0 and not self._write(pair, out):
+                self._wait(pair)
         if k > stride(step.number, self._keep):
             out.note("updates_thinned", every=k)
             self._thin(k, out)
         self._expect(step.number + 1)
+
+    def _wait(self, pair: _Pair) -> None:
+        """Keep a step that the disk was too slow for until the next flush, if it is small."""
+        self._late.append(pair)
+        while sum(late.bytes for late in self._late) > _MOST_LATE:
+            self._late.pop(0)
 
     def _gradient(self) -> dict[str, Tensor]:
         dtype = _DTYPES[self.run.plan.gradient_dtype]
@@ -158,7 +170,7 @@ class UpdatesCollector(Collector):
             tensors |= {_PRECONDITIONER + name: _copy(root, None) for name, root in roots.items()}
         return tensors
 
-    def _write(self, pair: _Pair, out: RecordWriter) -> None:
+    def _write(self, pair: _Pair, out: RecordWriter) -> bool:
         step = pair.step
         tensors = {} if out.rank else dict(pair.tensors)  # all processes have the same weights and gradients
         rows = [batch.rows for batch in step.batches if batch.rows is not None]
@@ -170,23 +182,23 @@ class UpdatesCollector(Collector):
             "learning_rates": list(step.learning_rates),
             "ids": "known" if known else "unknown",
         }
-        out.append(self.kind, tensors, first=step.number, last=step.number, meta=meta)
+        return out.append(self.kind, tensors, first=step.number, last=step.number, meta=meta) is not None
 
     def _thin(self, k: int, out: RecordWriter) -> None:
+        self._late = [pair for pair in self._late if pair.step.number % k == 0]
         tail = {pair.step.number for pair in self._tail}
         for shard in out.shards(self.kind):
             if shard.first % k and shard.first not in tail:
                 out.drop(shard)
 
     def flush(self, out: RecordWriter) -> None:
-        """Write the last steps in place of those that were the last ones at the flush before; see the base class."""
-        if not self._tail:
-            return
-        self._thin(stride(self._tail[-1].step.number + 1, self._keep), out)
-        held = {shard.first for shard in out.shards(self.kind)}
-        for pair in self._tail:
-            if pair.step.number not in held:
-                self._write(pair, out)
+        """Write the last steps, in place of those of the flush before, and what waits; see the base class."""
+        if self._tail:
+            self._thin(stride(self._tail[-1].step.number + 1, self._keep), out)
+        waiting = {pair.step.number: pair for pair in (*self._late, *self._tail)}
+        for number in waiting.keys() - {shard.first for shard in out.shards(self.kind)}:
+            self._write(waiting[number], out)
+        self._late = []
 
 
 def _matching(parameters: Mapping[str, nn.Parameter], patterns: Iterable[str]) -> dict[str, nn.Parameter]:

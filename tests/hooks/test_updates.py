@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from tests.hooks.small_training import Net, Training, gradient
+from unlearn_hooks import updates as module
 from unlearn_hooks.collector import Step
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.plan import Plan
@@ -283,6 +284,30 @@ def test_a_shard_is_read_when_it_is_asked_for_and_once(tmp_path: Path) -> None:
     assert len(first.rows) == 8
     with pytest.raises(UnlearnError, match="cannot be read"):
         second.gradient()
+
+
+class Busy(RecordWriter):
+    busy = True
+
+    def append(self, *args: object, **options: object) -> object:
+        return None if self.busy else super().append(*args, **options)
+
+
+@pytest.mark.parametrize(("room", "held"), [(10**6, [0, 4, 8, 12]), (2 * 442, [8, 12]), (0, [12])])
+def test_steps_that_the_disk_was_too_slow_for_wait_for_the_next_flush_if_they_are_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, held: list[int]
+) -> None:
+    monkeypatch.setattr(module, "_MOST_LATE", room)
+    training = Training(tmp_path, [UpdatesCollector()], Plan(steps=3))
+    training.writer = Busy(tmp_path / "record")
+    training.start()
+    training.steps(0, 12)
+    training.writer.busy = False
+    training.steps(12, 13).flush()
+    training.flush()
+    updates = recorded_updates(training.record())
+    assert [update.step for update in updates] == held
+    assert all(same(update.weights(), training.truth[update.step].weights) for update in updates)
 
 
 def test_processes_write_the_weights_once_and_all_their_rows(tmp_path: Path) -> None:
