@@ -325,9 +325,7 @@ def _data_config(
     return {**found, "input_size": found["input_size"] if size else None}
 
 
-def _per_channel(
-    flag: str, asked: Sequence[float] | None, known: Sequence[float], channels: int
-) -> tuple[float, ...]:
+def _per_channel(flag: str, asked: Sequence[float] | None, known: Sequence[float], channels: int) -> tuple[float, ...]:
     if asked is not None and (len(asked) not in (1, channels) or (flag == "--std" and min(asked) <= 0)):
         raise UnlearnError(
             f"{flag} {' '.join(str(value) for value in asked)} does not suit {channels} channels; give one number "

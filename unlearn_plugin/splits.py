@@ -150,9 +150,7 @@ def _cite(entries: Sequence[ForgetEntry], known: Sequence[str]) -> str:
     return list_some(cited)
 
 
-def _choose(
-    manifest: ForgetManifest, train: ImageData
-) -> tuple[Bool[Tensor, " n"], set[int], dict[int, str]]:
+def _choose(manifest: ForgetManifest, train: ImageData) -> tuple[Bool[Tensor, " n"], set[int], dict[int, str]]:
     """Mark the requested rows; also the whole classes, and whose data a row is where the request says so."""
     chosen = torch.zeros(len(train), dtype=torch.bool)
     classes: set[int] = set()

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from datetime import date
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from unlearn_plugin.manifest import ForgetManifest, list_some
 
 TEXT = "# from the ticket\nrequest=R-17\nreceived=2026-01-05\n\ncat/001.png\nclass=dog\nid=class=odd.png\n"
 CSV = "ID,class,subject,request,received\ncat/001.png,,,R-17,2026-01-05\n,dog,,,\n\nid=class=odd.png,,,R-17,\n"
-JSONL = (
-    '{"request": "R-17", "received": "2026-01-05"}\n{"id": "cat/001.png"}\n{"class": "dog"}\n{"id": "id=class=odd.png"}\n'
-)
+JSONL = """{"request": "R-17", "received": "2026-01-05"}
+{"id": "cat/001.png"}
+{"class": "dog"}
+{"id": "id=class=odd.png"}
+"""
 
 
 def read(folder: Path, name: str, content: str | bytes) -> ForgetManifest:
@@ -154,7 +157,11 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_byte(tmp_path: Path) -> Non
 
 def test_a_missing_file_a_folder_and_an_unknown_ending_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.txt").mkdir()
-    for name, words in (("none.csv", "There is no forget manifest"), ("folder.txt", "no forget manifest"), ("f.xlsx", ".jsonl")):
+    for name, words in (
+        ("none.csv", "There is no forget manifest"),
+        ("folder.txt", "no forget manifest"),
+        ("f.xlsx", ".jsonl"),
+    ):
         with pytest.raises(UnlearnError, match=words):
             ForgetManifest.read(tmp_path / name)
 
@@ -170,6 +177,18 @@ def test_the_commitment_depends_on_entries_and_key_but_not_on_order_or_format(tm
     assert read(tmp_path, "b.jsonl", '{"id": 2}\n{"class": "a"}\n{"id": 1}\n').commitment(b"k") == one
     assert read(tmp_path, "c.txt", "1\n2\n").commitment(b"k") != one
     assert read(tmp_path, "a.txt", "1\nclass=a\n2\n").commitment(b"other") != one
+
+
+def test_the_examples_and_the_commitment_of_the_documentation_hold(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text().partition("## The forget manifest")[2]
+    examples = re.findall(r"```(text|csv|json)\n(.*?)```", page, re.DOTALL)
+    endings = {"text": "f.txt", "csv": "f.csv", "json": "f.jsonl"}
+    text, table, objects = (read(tmp_path, endings[language], content) for language, content in examples[:3])
+    assert [(entry.kind, entry.name) for entry in text.entries] == [(entry.kind, entry.name) for entry in table.entries]
+    assert (text.request, text.received) == (table.request, table.received) == (objects.request, objects.received)
+    message = re.search(r"`(\[\[.*\]\])`", page)[1].encode()
+    expected = hmac.new(b"key", message, hashlib.sha256).hexdigest()
+    assert table.commitment(b"key") == objects.commitment(b"key") == expected != text.commitment(b"key")
 
 
 names = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Zl", "Zp", "Cf", "Co", "Cn", "Zs")), min_size=1)

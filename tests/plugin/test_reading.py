@@ -307,7 +307,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_cifar10_opens_by_timms_name(unpacked: Path) -> None:
-    train, heldout = (open_split(source(unpacked, dataset="torch/cifar10"), split, 3) for split in ("train", "validation"))
+    train, heldout = (
+        open_split(source(unpacked, dataset="torch/cifar10"), split, 3) for split in ("train", "validation")
+    )
     assert (len(train.ids), len(heldout.ids)) == (50_000, 10_000)
     assert train.ids[17] == "17"
     assert train.classes[:2] == ("airplane", "automobile")

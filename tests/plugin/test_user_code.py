@@ -14,7 +14,9 @@ def test_a_module_a_colon_and_a_function_are_a_name(name: str) -> None:
     assert is_function_name(name)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "hf-hub:org/name", "local-dir:/x", "C:\\x", "a:b:c", ":f", "m:", "a..b:f", ""])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "hf-hub:org/name", "local-dir:/x", "C:\\x", "a:b:c", ":f", "m:", "a..b:f", ""]
+)
 def test_other_things_are_no_name(name: str) -> None:
     assert not is_function_name(name)
 

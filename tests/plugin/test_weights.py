@@ -87,7 +87,9 @@ def test_a_whole_pickled_model_is_refused_with_what_to_do(tmp_path: Path) -> Non
         read_weights(write(tmp_path / "w.pt", nn.Linear(2, 2)))
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights at all", bytes(range(256)) * 9, pickle.dumps([1]), b"PK\x03\x04"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no weights at all", bytes(range(256)) * 9, pickle.dumps([1]), b"PK\x03\x04"]
+)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_garbage_is_called_damaged(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"w{suffix}"
@@ -155,7 +157,9 @@ def test_a_missing_file_and_an_unknown_ending_are_refused(tmp_path: Path) -> Non
         read_weights(tmp_path / "w.h5")
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.0."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.0."]
+)
 def test_prefixes_of_wrappers_are_taken_off(prefix: str) -> None:
     wrapped = {prefix + name: value for name, value in WEIGHTS.items()}
     assert same(without_wrappers(wrapped, set(WEIGHTS)))
