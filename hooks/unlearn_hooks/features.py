@@ -143,8 +143,7 @@ class FeaturesCollector(Collector):
         super().start(run, first_step)
         self._pending: list[tuple[Tensor, Tensor | None, int | None]] = []
         self._window: _Window | None = None
-        self._first = self._last = first_step
-        self._flushed = first_step
+        self._first, self._last, self._flushed = first_step, first_step - 1, first_step
 
     @torch.no_grad()
     def batch(self, batch: Batch, seen: Seen) -> None:

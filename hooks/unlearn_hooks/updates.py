@@ -85,7 +85,7 @@ class UpdatesCollector(Collector):
         """
         super().start(run, first_step)
         self._parameters = _matching(run.parameters, run.plan.parameters)
-        self._buffers = _state(run.model)
+        self._with_buffers = True
         self._adam = isinstance(run.optimizer, Adam)
         self._keep, self._note = self._fit(run.plan)
         if any(isinstance(parameter, DTensor) for parameter in self._parameters.values()):
@@ -99,7 +99,7 @@ class UpdatesCollector(Collector):
         """Shrink K, then the parameters, until 2K + tail pairs fit the budget; say so if anything had to shrink."""
         budget = parse_bytes(plan.budget)
         sizes = {name: self._bytes(parameter) for name, parameter in self._parameters.items()}
-        pair = sum(sizes.values()) + sum(buffer.nbytes for buffer in self._buffers.values())
+        pair = sum(sizes.values()) + sum(buffer.nbytes for buffer in _state(self.run.model).values())
         most = (budget // max(pair, 1) - plan.tail) // 2
         if most >= 1:
             keep = most if plan.steps is None else min(plan.steps, most)
@@ -111,7 +111,7 @@ class UpdatesCollector(Collector):
                 break
             names.append(name)
         self._parameters = {name: self._parameters[name] for name in reversed(names)}
-        self._buffers = {}  # of no use without all the weights
+        self._with_buffers = False  # they are of no use without all the weights
         return 1, {"budget": budget, "steps": 1, "parameters": list(self._parameters)}
 
     def _bytes(self, parameter: nn.Parameter) -> int:
@@ -128,7 +128,8 @@ class UpdatesCollector(Collector):
     def _copy_weights(self, number: int) -> _Weights:
         dtype = _DTYPES[self.run.plan.weights_dtype]
         tensors = {_WEIGHT + name: _copy(parameter, dtype) for name, parameter in self._parameters.items()}
-        tensors |= {_WEIGHT + name: _copy(buffer, None) for name, buffer in self._buffers.items()}
+        if self._with_buffers:
+            tensors |= {_WEIGHT + name: _copy(buffer, None) for name, buffer in _state(self.run.model).items()}
         return _Weights(number, tensors, _versions(self._parameters.values()))
 
     @torch.no_grad()

@@ -69,6 +69,20 @@ def test_weights_include_the_state_that_is_no_parameter_but_no_constants(tmp_pat
     assert updates[4].weights().keys() == Net().state_dict().keys()
 
 
+def test_a_buffer_that_the_model_replaces_is_found_again(tmp_path: Path) -> None:
+    class Centred(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(1))
+
+        def features(self, images: Tensor) -> Tensor:
+            self.seen = self.seen + 1
+            return super().features(images)
+
+    _, updates = train(tmp_path, model=Centred())
+    assert [float(update.weights()["seen"]) for update in updates] == list(range(10))
+
+
 def test_sgd_with_momentum_can_be_replayed_from_the_record(tmp_path: Path) -> None:
     training, updates = train(tmp_path)
     velocity = {name: torch.zeros_like(p) for name, p in training.model.named_parameters()}
