@@ -134,6 +134,20 @@ def test_classes_are_compared_within_and_combined_by_their_share_of_the_request(
     assert (found.n_forget, found.n_controls) == (80, int((control_labels < 3).sum()))
 
 
+def test_the_variance_over_classes_weighs_each_by_the_square_of_its_share() -> None:
+    generator = np.random.default_rng(8)
+    forget_labels, control_labels = np.repeat([0, 1], [60, 20]), np.repeat([0, 1], [40, 90])
+    forget, controls = generator.normal(0.4, 1, 80), generator.normal(0, 1, 130)
+    wins = (forget[:, None] > controls).astype(float)
+    own = np.array([wins[row, control_labels == label].mean() for row, label in enumerate(forget_labels)])
+    expected = own.var(ddof=1) / 80
+    for label, share in ((0, 0.75), (1, 0.25)):
+        by_control = wins[np.ix_(forget_labels == label, control_labels == label)].mean(0)
+        expected += share**2 * by_control.var(ddof=1) / len(by_control)
+    found = stratified_auc(matched(forget, controls, forget_labels, control_labels))
+    assert standard_error(found) ** 2 == pytest.approx(expected)
+
+
 def test_comparing_across_classes_would_have_hidden_the_effect() -> None:
     forget_labels, control_labels = np.repeat([0, 1], [40, 0]), np.repeat([0, 1], [40, 40])
     forget, controls = np.linspace(1, 2, 40), np.concatenate([np.linspace(0, 1, 40), np.linspace(5, 6, 40)])

@@ -385,10 +385,15 @@ class World:
         )
         whole = set(labels[forgotten].tolist()) - set(labels[self.kept].tolist())
         self.trial = Trial(
-            forget=Samples(data, forgotten), retain=Samples(data, self.kept),
-            controls=Samples(data, torch.arange(N_TRAIN, len(labels))), forgotten_classes=tuple(whole), classes=data.classes,
-            original=original, accelerator=Accelerator(cpu=True), progress=Progress(enabled=False),
-        )  # fmt: skip
+            forget=Samples(data, forgotten),
+            retain=Samples(data, self.kept),
+            controls=Samples(data, torch.arange(N_TRAIN, len(labels))),
+            forgotten_classes=tuple(whole),
+            classes=data.classes,
+            original=original,
+            accelerator=Accelerator(cpu=True),
+            progress=Progress(enabled=False),
+        )
 
     def finetuned(self) -> nn.Module:
         """What people hope is enough: two gentle epochs on the remaining data."""

@@ -35,6 +35,13 @@ def test_the_same_seed_gives_the_same_draws_and_another_seed_others() -> None:
     assert not np.array_equal(first.forget, other.forget)
 
 
+def test_the_trials_seed_decides_which_pseudo_requests_are_drawn() -> None:
+    trials = [trial_of(normal(20, 0, 13), normal(200, 0, 14), seed=seed) for seed in (0, 0, 1, 2, 3)]
+    alarms = [measure(trial).details["false_alarms"] for trial in trials]
+    assert alarms[0] == alarms[1]
+    assert len(set(alarms)) > 1
+
+
 def matched_example():
     return match_classes(
         np.zeros(30), np.repeat([0, 1, 2], [20, 8, 2]), np.arange(100.0), np.repeat([0, 1, 2], [30, 40, 30])
