@@ -2,8 +2,9 @@
 
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int64
@@ -35,11 +36,8 @@ class Origin:
     dataset: Any
 
 
-class Listener(Protocol):
-    """Takes the tags of arriving batches."""
-
-    def push(self, origin: Origin, tag: Tag, batch: Any) -> None:  # noqa: ANN401  # whatever the user's loader gives
-        """Take the tag of a batch that a torch loader just gave out."""
+Listener = Callable[[Origin, Tag, Any], None]
+"""Called with the origin and the tag of every batch that a torch loader gives out, and the batch."""
 
 
 class Arrival(NamedTuple):
@@ -114,7 +112,7 @@ class Feed:
         tag = self._tags.popleft()
         if tag.rows is not None and length is not None and len(tag.rows) != length:
             self._problem = "the number of samples changed on the way"
-        if None not in (checksum, tag.checksum) and checksum != tag.checksum:
+        elif None not in (checksum, tag.checksum) and checksum != tag.checksum:
             self._problem = "the labels changed on the way"
         if self._problem is not None or tag.rows is None:
             return None

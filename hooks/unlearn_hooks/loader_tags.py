@@ -143,7 +143,7 @@ def _untagging(iterator: Any, loader: "DataLoader[Any]") -> Callable[[], Any]:  
         if not isinstance(data, _Tagged):
             return data
         if listener is not None:
-            listener.push(origin, data.tag, data.batch)
+            listener(origin, data.tag, data.batch)
         return data.batch
 
     return next_data
@@ -157,14 +157,6 @@ class _Rows(torch.utils.data.Dataset[int]):
         return 10 * row
 
 
-class _Heard:
-    def __init__(self) -> None:
-        self.tags: list[Tag] = []
-
-    def push(self, origin: Origin, tag: Tag, batch: Any) -> None:  # noqa: ANN401  # the tiny loader's
-        self.tags.append(tag)
-
-
 @functools.cache
 def tagging_works() -> bool:
     """Try on a tiny loader whether torch's private names still mean what this file takes them to mean.
@@ -172,11 +164,11 @@ def tagging_works() -> bool:
     Returns:
         Whether batches can be tagged in the fetcher.
     """
-    heard = _Heard()
+    rows: list[tuple[int, ...] | None] = []
     generator = torch.Generator()  # the loader draws a seed: never from the global generator
     loader = DataLoader(_Rows(), batch_size=2, generator=generator)
     try:
-        with listening(heard):
+        with listening(lambda origin, tag, batch: rows.append(tag.rows)):
             batches = [batch.tolist() for batch in loader]
         elsewhere = (
             dataloader._DatasetKind.create_fetcher,
@@ -185,7 +177,6 @@ def tagging_works() -> bool:
         )
     except (AttributeError, TypeError):
         return False
-    rows = [tag.rows for tag in heard.tags]
     return all(map(callable, elsewhere)) and batches == [[0, 10], [20]] and rows == [(0, 1), (2,)]
 
 
@@ -238,7 +229,7 @@ class LoaderTap:
         try:
             while True:
                 # only while the loader itself works: other loaders of the training loop are not heard
-                with listening(feed) if self._copy is None else _hearing(feed):
+                with listening(feed.push) if self._copy is None else _hearing(feed.push):
                     try:
                         if iterator is None:
                             iterator = iter(self.loader if self._copy is None else self._copy)
@@ -319,6 +310,6 @@ class _TellingLoader:
         for data in self._copy:
             if isinstance(data, _Tagged):
                 if listener is not None:
-                    listener.push(origin, data.tag, data.batch)
+                    listener(origin, data.tag, data.batch)
                 data = data.batch
             yield data

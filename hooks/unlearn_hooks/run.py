@@ -131,7 +131,7 @@ class Launcher:
         """
         with ExitStack() as stack:
             stack.push(self._finish)
-            stack.enter_context(listening(self))
+            stack.enter_context(listening(self.push))
             stack.enter_context(self._search)
             self._search.enter_context(watch_training_entry(self._entered))
             runpy.run_path(script, run_name="__main__")
