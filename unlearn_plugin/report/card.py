@@ -1,7 +1,7 @@
 """Card: the README.md of the cleaned model, with the verdict first and its numbers as the Hub's model index."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -28,12 +28,13 @@ def render_card(report: Mapping[str, Any]) -> str:
     """
     report = rounded(report)
     overall, verdict = report["overall"], headline(report["overall"]["status"])
+    reasons = [reason for reason in overall["reasons"] if reason not in overall["statement"]]
     parts = [
         f"---\n{_metadata(report).to_yaml()}\n---",
         f"# {_text(report['model']['architecture'])} after unlearning",
         f"**{verdict.words}.** {_text(overall['statement'])}",
-        f"What this does not mean: {verdict.caution}",
-        *(f"* {_text(reason)}" for reason in overall["reasons"] if reason not in overall["statement"]),
+        *([_listed(reasons)] if reasons else []),
+        verdict.caution,
         "## Measurements",
         _table(report["measurements"]),
         "Values with their 95 % interval; `report.html` shows them all, `report.json` holds them.",
@@ -41,7 +42,7 @@ def render_card(report: Mapping[str, Any]) -> str:
         "## Where it comes from",
         "\n".join(f"* {label}: {text}" for label, text in _provenance(report)),
         "## Limits",
-        "\n".join(f"* {_text(limit)}" for limit in overall["limits"]),
+        _listed(overall["limits"]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -123,6 +124,10 @@ def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("Erasure of copies", report["overall"]["erasure"].lower()),
     ]
+
+
+def _listed(sentences: Sequence[str]) -> str:
+    return "\n".join(f"* {_text(sentence)}" for sentence in sentences)
 
 
 def _text(text: str) -> str:

@@ -142,7 +142,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         tone=tone,
         reasons=[reason for reason in overall["reasons"] if reason not in overall["statement"]],
         weights=_weights(report, tone),
-        cards=[_membership_card(measured, models), _utility_card(measured, models)],
+        cards=[_membership_card(measured, models, overall["margin"]), _utility_card(measured, models)],
         change=(measured.get("change", {}).get("after") or {}).get("details", {}),
         pictures=[(picture, Markup(picture.svg)) for picture in draw(measured)],  # noqa: S704  # our own drawing
         models=models,
@@ -167,12 +167,13 @@ def _rank(metric: str) -> tuple[int, str]:
     return (_FIRST.index(metric) if metric in _FIRST else len(_FIRST), metric)
 
 
-def _membership_card(measured: Mapping[str, Any], models: Mapping[str, str]) -> _Card:
+def _membership_card(measured: Mapping[str, Any], models: Mapping[str, str], margin: int | float | None) -> _Card:
+    limit = "" if margin is None else f" Values above {number(0.5 + margin, 2)} after unlearning had to be ruled out."
     return _Card(
         title="Can the model tell the requested images from unseen ones?",
         marks=_marks(measured.get("membership", {}), models, lambda value: number(value, 2)),
         guessing=True,
-        meaning="Area under the ROC curve. 0.5: no better than guessing. 1: always.",
+        meaning=f"Area under the ROC curve. 0.5: no better than guessing. 1: always.{limit}",
     )
 
 
@@ -275,16 +276,21 @@ def _list_rows(details: Mapping[str, Any], key: str, label: str, path: str) -> l
 def _provenance(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Where everything comes from: headings, each with labels and texts."""
     procedure = report["procedure"]
-    record = procedure["record"] or {"given": False}
-    return [
+    groups = [
         ("Request", _request(report["request"])),
         ("Model", _model(report)),
-        ("Method", _method(procedure)),
         ("Data", [(_DATA[key], plain(report["data"][key])) for key in _DATA]),
-        ("Record of the training run", [(_label(key), plain(record[key])) for key in sorted(record)]),
         ("Checks of the new weights", [(_GUARD[key], plain(report["guard"][key])) for key in _GUARD]),
+        ("Method", _method(procedure)),
+        ("Options of the method", [(key, plain(value)) for key, value in sorted(_flatten(procedure["options"]))]),
+        (
+            "What the method reports",
+            [(_label(key), plain(value)) for key, value in sorted(_flatten(procedure["facts"]))],
+        ),
+        ("Record of the training run", _record(procedure["record"])),
         ("Environment", [(key.replace("_", "-"), text) for key, text in sorted(procedure["environment"].items())]),
     ]
+    return [(heading, entries) for heading, entries in groups if entries]
 
 
 def _request(request: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -315,8 +321,10 @@ def _method(procedure: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("What it does", procedure["summary"]),
         ("Source", procedure["source"]),
         ("Trains again without the data", plain(procedure["exact"])),
-        *((f"Option {key}", plain(value)) for key, value in sorted(_flatten(procedure["options"]))),
         ("Seed", str(procedure["seed"])),
         ("Seconds", plain(procedure["seconds"])),
-        *((_label(key), plain(value)) for key, value in sorted(_flatten(procedure["facts"]))),
     ]
+
+
+def _record(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    return [(_label(key), plain(record[key])) for key in sorted(record)] if record else [("Given", "no")]

@@ -131,6 +131,7 @@ def test_the_three_large_numbers_give_before_and_after() -> None:
     text = Reader(page()).text
     assert "before 0.78 → , after 0.51" in text
     assert "before 94.1 % → , after 93.6 %" in text
+    assert "Values above 0.60 after unlearning had to be ruled out." in text
     assert "on 97.8 % of unseen images. 41 of its 62 tensors changed" in text
 
 
@@ -146,6 +147,7 @@ def test_a_refused_job_shows_the_model_before_and_no_other() -> None:
     text = Reader(page("REFUSED")).text
     assert "New weights not written" in text
     assert "before 0.78 → , after not measured" in text
+    assert "had to be ruled out" not in text
     assert "There is no new model to compare with the earlier one." in text
     assert 'id="margins-after"' not in page("REFUSED")
     assert 'id="margins-before"' in page("REFUSED")
