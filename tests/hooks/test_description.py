@@ -89,7 +89,8 @@ def test_labels_that_the_data_set_tells_are_not_replaced_by_augmented_ones(tmp_p
 
 
 def test_names_are_written_when_asked_for_and_the_users_key_comes_first(tmp_path: Path) -> None:
-    for key, expected in ((None, ["0", "1", "2", "3"]), (lambda row: f"person-{row}", [f"person-{i}" for i in range(4)])):
+    persons = ["person-0", "person-1", "person-2", "person-3"]
+    for key, expected in ((None, ["0", "1", "2", "3"]), (lambda row: f"person-{row}", persons)):
         DataDescription(Told(), key).write(tmp_path, ids=True)
         assert json.loads((tmp_path / "ids.json").read_text())["ids"] == expected
 

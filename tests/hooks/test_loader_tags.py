@@ -15,6 +15,7 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     Subset,
+    TensorDataset,
     WeightedRandomSampler,
     random_split,
 )
@@ -165,10 +166,18 @@ def test_rows_are_exact_after_an_early_break_with_persistent_workers_that_read_a
     assert exact(found)
 
 
-def test_spawned_workers_tag_too_and_the_users_own_initialisation_runs() -> None:
-    loader = DataLoader(Pixels(9), 4, num_workers=1, multiprocessing_context="spawn", worker_init_fn=_own_init)
+def test_spawned_workers_tag_too() -> None:
+    images = torch.arange(9.0)[:, None]
+    loader = DataLoader(TensorDataset(images, torch.arange(9)), 4, num_workers=1, multiprocessing_context="spawn")
+    found = passes(loader, 1)
+    assert [rows for rows, _ in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert exact(found)
+
+
+def test_the_users_own_worker_initialisation_runs() -> None:
+    loader = DataLoader(Pixels(9), 4, num_workers=1, worker_init_fn=_own_init)
     with pytest.raises(RuntimeError, match="the user's own"):
-        passes(DataLoader(Pixels(9), 4, num_workers=1, worker_init_fn=_own_init), 1)
+        passes(loader, 1)
     assert loader.worker_init_fn is _own_init
 
 
