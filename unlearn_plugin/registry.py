@@ -1,0 +1,232 @@
+"""Family: a folder of methods in which the file's name is the method's name; third parties join by entry point."""
+
+import dataclasses
+import difflib
+import enum
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from unlearn_hooks.errors import UnlearnError
+
+__all__ = ["Family", "metrics", "unlearners"]
+
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Family:
+    """All methods of one kind. Nothing is imported before a method is asked for.
+
+    A method is a file of `package` whose name starts with no underscore and is not ``base``, or an entry point of
+    `group` that names a class. It is a dataclass whose fields are its options.
+
+    Attributes:
+        package: Dotted name of the folder; its module ``base`` holds the base class.
+        base: Name of the base class, such as ``"Unlearner"``.
+        group: Entry-point group by which other packages join.
+    """
+
+    package: str
+    base: str
+    group: str
+
+    @property
+    def noun(self) -> str:
+        """What one member is called in messages."""
+        return self.base.lower()
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all methods, sorted; found from file names and entry points, without importing any.
+
+        Raises:
+            UnlearnError: If a name exists twice.
+        """
+        return tuple(sorted(self._places()))
+
+    def get(self, name: str) -> type[Any]:
+        """Load the class of a method.
+
+        Args:
+            name: One of `names`.
+
+        Returns:
+            The class; a concrete subclass of the base class.
+
+        Raises:
+            UnlearnError: If there is no such method, or its file does not hold exactly one.
+        """
+        places = self._places()
+        if name not in places:
+            raise UnlearnError(
+                f"There is no {self.noun} called {name!r}{_nearest(name, places)}; there are: "
+                f"{', '.join(sorted(places))}."
+            )
+        base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
+        place = places[name]
+        if isinstance(place, EntryPoint):
+            found = [place.load()]
+        else:
+            module = importlib.import_module(place)
+            found = [value for value in vars(module).values() if getattr(value, "__module__", None) == place]
+        classes = [
+            cls for cls in found if inspect.isclass(cls) and issubclass(cls, base) and not inspect.isabstract(cls)
+        ]
+        if len(classes) != 1:
+            held = ", ".join(cls.__name__ for cls in classes) or "none"
+            where = place.value if isinstance(place, EntryPoint) else place
+            raise UnlearnError(
+                f"{where} must define exactly one {self.base}, and it defines {held}; write one {self.noun} per file."
+            )
+        return typing.cast("type[Any]", classes[0])
+
+    def create(self, name: str, options: Mapping[str, str]) -> Any:  # noqa: ANN401  # an instance of the base class
+        """Make a method from options written as text.
+
+        Args:
+            name: One of `names`.
+            options: Values by option name, as on the command line: ``{"epochs": "5"}``.
+
+        Returns:
+            The method, with every option converted to its field's type.
+
+        Raises:
+            UnlearnError: If the method, an option or a value is unknown, with everything that is wrong at once.
+        """
+        cls = self.get(name)
+        kinds = _option_kinds(cls)
+        values, findings = {}, []
+        for option, text in options.items():
+            if option not in kinds:
+                there = ", ".join(kinds) or "none"
+                findings.append(
+                    f"The {self.noun} {name!r} has no option {option!r}{_nearest(option, kinds)}; "
+                    f"its options are: {there}."
+                )
+                continue
+            try:
+                values[option] = _convert(text, kinds[option])
+            except ValueError:
+                allowed = _describe_kind(kinds[option])
+                findings.append(f"The option {option}={text!r} of {name!r} is not valid; it takes {allowed}.")
+        if findings:
+            raise UnlearnError.of(findings)
+        return cls(**values)
+
+    def describe(self, name: str) -> str:
+        """Say in plain text what a method does, what it needs, and what its options are.
+
+        Args:
+            name: One of `names`.
+
+        Returns:
+            Several lines, as ``unlearn methods NAME`` shows them.
+
+        Raises:
+            UnlearnError: If there is no such method.
+        """
+        cls = self.get(name)
+        kinds = _option_kinds(cls)
+        lines = [f"{name}: {getattr(cls, 'summary', None) or getattr(cls, 'title', '')}", ""]
+        needs = getattr(cls, "needs", None)
+        if isinstance(needs, enum.Flag):
+            lines.append("needs   " + ", ".join(str(need.name).lower() for need in type(needs) if need in needs))
+        if getattr(cls, "exact", False):
+            lines.append("exact   yes: trains without the forget data, so the process itself is the evidence")
+        lines += [*_paragraph("source  ", cls.source), "", "options (-o NAME=VALUE):" if kinds else "no options"]
+        for field in dataclasses.fields(cls):
+            if field.name in kinds:
+                lines.append(f"  {field.name}={_show(field.default)}  ({_describe_kind(kinds[field.name])})")
+                lines += _paragraph(" " * 6, field.metadata.get("help", ""))
+        return "\n".join(lines)
+
+    def _places(self) -> dict[str, str | EntryPoint]:
+        """Module or entry point of every method, by name."""
+        spec = importlib.util.find_spec(self.package)
+        folders = (spec.submodule_search_locations if spec else None) or []
+        places: dict[str, str | EntryPoint] = {
+            module.name: f"{self.package}.{module.name}"
+            for module in pkgutil.iter_modules(folders)
+            if not module.name.startswith("_") and module.name != "base"
+        }
+        for entry in entry_points(group=self.group):
+            if entry.name in places:
+                other = places[entry.name]
+                raise UnlearnError(
+                    f"Two {self.noun}s are called {entry.name!r}: {getattr(other, 'value', other)} and {entry.value}; "
+                    f"rename or uninstall one of them."
+                )
+            places[entry.name] = entry
+        return places
+
+
+def unlearners() -> Family:
+    """The methods that change a model."""
+    return Family("unlearn_plugin.unlearners", "Unlearner", "unlearn_plugin.unlearners")
+
+
+def metrics() -> Family:
+    """The measurements that judge one."""
+    return Family("unlearn_plugin.metrics", "Metric", "unlearn_plugin.metrics")
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _option_kinds(cls: type[Any]) -> dict[str, Any]:
+    """Type of every field a user may set."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401  # any type annotation
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return typing.get_args(kind) if union else (kind,)
+
+
+def _convert(text: str, kind: Any) -> Any:  # noqa: ANN401  # any type annotation, any plain value
+    """Read `text` as a value of the type `kind`; ValueError if it is none."""
+    alternatives = _alternatives(kind)
+    if type(None) in alternatives and text.lower() == "none":
+        return None
+    for one in alternatives:
+        if typing.get_origin(one) is Literal:
+            for value in typing.get_args(one):
+                if str(value) == text:
+                    return value
+        elif one is bool and text.lower() in _TRUTHS:
+            return _TRUTHS[text.lower()]
+        elif one in (int, float):
+            try:
+                return one(text)
+            except ValueError:
+                continue
+        elif one is str:
+            return text
+    raise ValueError(text)
+
+
+def _describe_kind(kind: Any) -> str:  # noqa: ANN401  # any type annotation
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    said = []
+    for one in _alternatives(kind):
+        said += [str(value) for value in typing.get_args(one)] if typing.get_origin(one) is Literal else [words[one]]
+    return " or ".join(said)
+
+
+def _show(value: Any) -> str:  # noqa: ANN401  # any plain value
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _paragraph(indent: str, text: str) -> list[str]:
+    return textwrap.wrap(text, 110, initial_indent=indent, subsequent_indent=" " * len(indent))

@@ -1,0 +1,220 @@
+"""muda: dimensional alignment. Leads the features of F into the main directions of retained features."""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unlearn_hooks.capture import find_head, head_input
+from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.features import FeatureStatistics, recorded_features
+from unlearn_hooks.training_record import TrainingRecord
+from unlearn_plugin.data import Batch, Samples
+from unlearn_plugin.outputs import compute_outputs
+from unlearn_plugin.splits import Need
+from unlearn_plugin.training import Recipe, train
+from unlearn_plugin.unlearners._subspace import alignment, apply_head, main_directions, masked_divergence
+from unlearn_plugin.unlearners.base import Evidence, Facts, Unlearner
+
+__all__ = ["Muda"]
+
+_BASIS_SAMPLES = 2_000  # retained samples that the main directions are measured on between rounds
+_CLASS_ALPHA, _SAMPLE_ALPHA = 0.3, 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muda(Unlearner):
+    """Alternate a forget phase, in which features of F move into the subspace of retained features, and a recovery.
+
+    Forget: L_DA + alpha L_SD on batches of F with L_DA = 1 - DA(F, R), DA = sum ||U^T z||^2 / sum ||z||^2, U the main
+    directions of E_R[z z^T]; L_SD = KL(teacher || model), the teacher being the original model without what ties it
+    to F: for a class request its scores of the forgotten classes are masked, for samples its head is applied to
+    U U^T z. BatchNorm is frozen in this phase. Recover: cross-entropy plus distillation from the original, on R.
+
+    Attributes:
+        rounds: How often both phases are done.
+        forget_steps: Steps on F per round.
+        recover_steps: Steps on R per round.
+        learning_rate: Rate of both phases.
+        alpha: Weight of L_SD.
+        energy: Share of the energy that the main directions hold.
+        distill: Weight of the distillation in the recovery.
+        batch_size: Samples per step.
+        stop: Whether to stop early on tuning data.
+
+    Source: MUDA, arXiv 2407.17710 (WACV 2025). Only the abstract was at hand: the alignment, its alternation with
+    recovery and the self-distillation are theirs. Ours are the uncentred second moment, the number of directions by
+    energy, both teachers, the distillation in the recovery, and the refreshed directions after each round.
+    """
+
+    needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
+    summary: ClassVar[str] = "Lead the features of F into the main directions of retained features, and recover."
+    source: ClassVar[str] = "MUDA, https://arxiv.org/abs/2407.17710 (details ours, from the abstract)"
+
+    rounds: int = field(default=4, metadata={"help": "Rounds of a forget and a recovery phase."})
+    forget_steps: int = field(default=3, metadata={"help": "Steps on forget data per round."})
+    recover_steps: int = field(default=10, metadata={"help": "Steps on retained data per round."})
+    learning_rate: float = field(default=0.01, metadata={"help": "Learning rate of both phases."})
+    alpha: float | None = field(
+        default=None, metadata={"help": "Weight of the distillation on F; none: 0.3 for class requests, 3 for samples."}
+    )
+    energy: float = field(default=0.95, metadata={"help": "Share of the energy that the main directions hold."})
+    distill: float = field(default=1.0, metadata={"help": "Weight of the original's answers in the recovery."})
+    batch_size: int = field(default=64, metadata={"help": "Samples per step."})
+    stop: bool = field(
+        default=True, metadata={"help": "For sample requests: stop when F looks like tuning data, never trained on."}
+    )
+
+    def __post_init__(self) -> None:
+        findings = [
+            f"{name}={getattr(self, name)!r} is out of range; it must be {text}."
+            for name, text, holds in (
+                ("rounds", "1 or more", self.rounds >= 1),
+                ("forget_steps", "1 or more", self.forget_steps >= 1),
+                ("recover_steps", "1 or more", self.recover_steps >= 1),
+                ("learning_rate", "above 0 and finite", 0 < self.learning_rate < math.inf),
+                ("alpha", "0 or more and finite, or none", self.alpha is None or 0 <= self.alpha < math.inf),
+                ("energy", "above 0 and at most 1", 0 < self.energy <= 1),
+                ("distill", "0 or more and finite", 0 <= self.distill < math.inf),
+                ("batch_size", "2 or more", self.batch_size >= 2),
+            )
+            if not holds
+        ]
+        if findings:
+            raise UnlearnError.of(findings)
+
+    def unlearn(self, model: nn.Module, evidence: Evidence) -> Mapping[str, Any]:
+        """Alternate both phases on `model`; see the base class."""
+        if evidence.retain is None or not len(evidence.retain):
+            raise UnlearnError("muda needs retained data to recover on; give the training data.")
+        return _Rounds(self, model, evidence, evidence.retain).run()
+
+
+class _Rounds:
+    """One run: the model, its frozen original, and the main directions as they are now."""
+
+    def __init__(self, options: Muda, model: nn.Module, evidence: Evidence, retain: Samples) -> None:
+        self.options, self.model, self.evidence, self.retain = options, model, evidence, retain
+        model.to(evidence.accelerator.device)
+        self.original = copy.deepcopy(model).eval().requires_grad_(False)
+        self.original_head = find_head(self.original)[1]
+        usual = _CLASS_ALPHA if evidence.forgotten_classes else _SAMPLE_ALPHA
+        self.alpha = usual if options.alpha is None else options.alpha
+        self.generator = torch.Generator().manual_seed(evidence.seed)
+        self.basis: Float[Tensor, "d k"]
+
+    def run(self) -> Facts:
+        self.basis, origin = self._first_basis()
+        before = self._alignment_of_forget()
+        made = 0
+        for _ in self.evidence.progress(range(self.options.rounds), "aligning", self.options.rounds):
+            self._phase(self.evidence.forget, self.options.forget_steps, self._forget_loss)
+            self._phase(self.retain, self.options.recover_steps, self._recover_loss)
+            made += 1
+            self.basis = self._measured_basis()
+            if self._looks_unseen():
+                break
+        return {
+            "rounds": made,
+            "directions": self.basis.shape[1],
+            "features": self.basis.shape[0],
+            "first_directions_from": origin,
+            "alignment_before": before,
+            "alignment_after": self._alignment_of_forget(),
+        }
+
+    def _phase(self, samples: Samples, steps: int, loss: Any) -> None:  # noqa: ANN401  # a bound method
+        """Some training steps on random samples, with repeats only where there are too few."""
+        wanted = steps * self.options.batch_size
+        rounds = -(-wanted // len(samples))
+        chosen = torch.cat([torch.randperm(len(samples), generator=self.generator) for _ in range(rounds)])[:wanted]
+        recipe = Recipe(
+            learning_rate=self.options.learning_rate, epochs=1, batch_size=self.options.batch_size, schedule="constant"
+        )
+        train(
+            self.model, samples.select(chosen), recipe, accelerator=self.evidence.accelerator,
+            seed=self.evidence.seed, progress=self.evidence.progress, loss=loss,
+        )  # fmt: skip
+
+    def _forget_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        images, labels, _ = batch
+        forgotten = self.evidence.forgotten_classes
+        model.eval()  # the running statistics of BatchNorm come from retained data alone
+        with head_input(model) as seen:
+            logits = model(images).float()
+            features = seen.features.float()
+        with torch.no_grad(), head_input(self.original) as known:
+            plain = self.original(images).float()
+            projected = known.features.float() @ self.basis @ self.basis.T
+            by_class = torch.isin(labels, torch.tensor(forgotten, dtype=labels.dtype, device=labels.device))
+            teacher = torch.where(by_class[:, None], plain, apply_head(self.original_head, projected).float())
+        model.train()
+        return 1.0 - alignment(features, self.basis) + self.alpha * masked_divergence(logits, teacher, forgotten)
+
+    def _recover_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        images, labels, _ = batch
+        logits = model(images).float()
+        loss = F.cross_entropy(logits, labels)
+        if self.options.distill:
+            with torch.no_grad():
+                teacher = self.original(images).float()
+            loss = loss + self.options.distill * masked_divergence(logits, teacher, self.evidence.forgotten_classes)
+        return loss
+
+    def _first_basis(self) -> tuple[Float[Tensor, "d k"], Literal["record", "retained data"]]:
+        """Main directions at the start: from the record if it holds features of this head, else from retained data."""
+        record = self.evidence.record
+        if record is None or not record.shards("features"):
+            return self._measured_basis(), "retained data"
+        outputs = self._outputs(self.evidence.forget)
+        statistics = _one_pass(record)
+        rest = statistics.without(outputs, passes=statistics.n / float(record.data["n"]))
+        directions = main_directions(rest.second_moment.float(), self.options.energy)
+        return directions.to(self.evidence.accelerator.device), "record"
+
+    def _measured_basis(self) -> Float[Tensor, "d k"]:
+        chosen = torch.randperm(len(self.retain), generator=self.generator)[:_BASIS_SAMPLES]
+        features = self._outputs(self.retain.select(chosen))
+        directions = main_directions(features.T @ features / len(features), self.options.energy)
+        return directions.to(self.evidence.accelerator.device)
+
+    def _outputs(self, samples: Samples) -> Float[Tensor, "n d"]:
+        found = compute_outputs(
+            self.model, samples, self.evidence.accelerator, batch_size=256, progress=self.evidence.progress
+        )
+        return found.features
+
+    def _alignment_of_forget(self) -> float:
+        return float(alignment(self._outputs(self.evidence.forget), self.basis.cpu()))
+
+    def _looks_unseen(self) -> bool:
+        """Whether the mean margin of F is down to that of tuning data; asked for sample requests only."""
+        tuning = self.evidence.tuning
+        if not self.options.stop or self.evidence.forgotten_classes or tuning is None or not len(tuning):
+            return False
+        margins = [
+            compute_outputs(
+                self.model, samples, self.evidence.accelerator, batch_size=256, progress=self.evidence.progress
+            ).margins.mean()
+            for samples in (self.evidence.forget, tuning)
+        ]
+        return bool(margins[0] <= margins[1])
+
+
+def _one_pass(record: TrainingRecord) -> FeatureStatistics:
+    """Statistics of the latest windows that together saw as many samples as one epoch does."""
+    wanted, last = float(record.data["n"]), 1
+    found = recorded_features(record, last)
+    while found.n < wanted:
+        last += 1
+        longer = recorded_features(record, last)
+        if longer.n == found.n:  # that was everything
+            break
+        found = longer
+    return found
