@@ -1,0 +1,1 @@
+"""What is measured about a model: one metric, one file."""
