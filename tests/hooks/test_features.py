@@ -91,6 +91,16 @@ def test_older_windows_are_folded_into_one_and_nothing_is_lost(tmp_path: Path, w
     assert len(list((tmp_path / "record" / "rank00000").glob("features-*"))) == windows + 1
 
 
+def test_a_folded_shard_is_about_the_pooled_mean(tmp_path: Path) -> None:
+    training = collecting(tmp_path, window=1, windows=1)
+    training.start()
+    z = torch.rand(3, 6, 2) + torch.tensor([0.0, 40.0, 0.0])[:, None, None]
+    for step, some in enumerate(z):
+        show(training, step, some)
+    folded, _ = training.record().shards("features")
+    assert torch.allclose(folded.tensors()["shift"], z[:2].flatten(0, 1).double().mean(0), atol=1e-5)
+
+
 def test_windows_are_folded_only_up_to_the_last_flush_so_that_going_back_to_it_loses_nothing(tmp_path: Path) -> None:
     training = collecting(tmp_path, window=2, windows=2)
     training.start()

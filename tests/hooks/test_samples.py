@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tests.hooks.small_training import LABELS, ROWS, Training
 from unlearn_hooks.collector import Batch, Seen, Step
 from unlearn_hooks.samples import SamplesCollector, loss_and_margin, recorded_samples
+from unlearn_hooks.training_record import RecordWriter
 
 
 def train(folder: Path, steps: int = 6, **options: object) -> tuple[Training, list[tuple[int, Tensor, Tensor, Tensor]]]:
@@ -126,6 +127,27 @@ def test_a_row_seen_twice_in_an_epoch_keeps_its_first_score_also_across_a_flush(
     (epoch,) = recorded_samples(training.record())
     assert epoch.rows.tolist() == [1, 3, 5, 7]
     assert epoch.margin.tolist() == [6, 2, 1, 4]
+
+
+class Busy(RecordWriter):
+    busy = True
+
+    def append(self, *args: object, **options: object) -> object:
+        return None if self.busy else super().append(*args, **options)
+
+
+def test_scores_that_the_disk_did_not_take_are_never_counted_to_the_next_epoch(tmp_path: Path) -> None:
+    training = Training(tmp_path, [SamplesCollector()])
+    training.writer = Busy(tmp_path / "record")
+    training.start()
+    training.steps(0, 2).flush()
+    training.steps(2, 5)  # epoch 1 begins at step 3
+    training.writer.busy = False
+    training.steps(5, 6).flush()
+    (epoch,) = recorded_samples(training.record())
+    assert (epoch.epoch, len(epoch.rows)) == (1, ROWS)
+    expected = truth(training, 1)
+    assert torch.allclose(epoch.loss, torch.tensor([expected[row][0] for row in range(ROWS)]), rtol=1e-3, atol=1e-4)
 
 
 def test_a_skipped_step_leaves_no_scores(tmp_path: Path) -> None:
