@@ -1,0 +1,248 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from unlearn_hooks.capture import find_head
+from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.features import recorded_features
+from unlearn_hooks.loader_tags import DataLoader
+from unlearn_hooks.run import Launcher, main
+from unlearn_hooks.schedule import recorded_schedule
+from unlearn_hooks.training_record import TrainingRecord, weights_digest
+
+HOOKS = Path(__file__).parents[2] / "hooks"
+
+# `train(images)` writes down the rows that are in the pixels; what follows is an ordinary script.
+HEAD = """
+import copy, json, sys
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+N = 44
+class Pixels(Dataset):
+    def __len__(self):
+        return N
+    def __getitem__(self, row):
+        return torch.full((3, 2, 2), float(row)), row % 3
+
+torch.manual_seed(0)
+truth = []
+model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+def rows_in(images):
+    return images.flatten(1)[:, 0].round().long().tolist()
+
+def train(images, labels, model=model):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(images), labels).backward()
+    optimizer.step()
+    truth.append(rows_in(images))
+"""
+TAIL = """
+json.dump(truth, open("truth.json", "w"))
+torch.save(model.state_dict(), "model.pt")
+"""
+PLAIN = """
+loader = DataLoader(Pixels(), 8, shuffle=True)
+for epoch in range(3):
+    for images, labels in loader:
+        train(images, labels)
+"""
+BUSY = """
+workers = int(sys.argv[1])
+loader = DataLoader(Pixels(), 8, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+held_out = DataLoader(Pixels(), 5)
+average = copy.deepcopy(model)
+for epoch in range(3):
+    model.train()
+    for number, (images, labels) in enumerate(loader):
+        train(images, labels)
+        with torch.no_grad():
+            average(images)
+        if number == 3:
+            model.eval()
+            for others, _ in held_out:
+                model(others)
+            for others, _ in loader if workers == 0 else ():
+                model(others)
+            model.train()
+        if epoch == 1 and number == 4:
+            break
+"""
+PREFETCHED = """
+from timm.data.loader import PrefetchLoader
+loader = DataLoader(Pixels(), 8, shuffle=True)
+ahead = PrefetchLoader(loader, mean=(0.5,) * 3, std=(0.25,) * 3, device=torch.device("cpu"))
+for epoch in range(3):
+    for images, labels in ahead:
+        train(images, labels)
+        truth[-1] = rows_in(images * 0.25 * 255 + 0.5 * 255)
+    model.eval()
+    for others, _ in DataLoader(Pixels(), 5):
+        model(others / 2)
+    model.train()
+"""
+NEW_LOADERS = """
+for epoch in range(3):
+    for images, labels in DataLoader(Pixels(), 8, shuffle=True):
+        train(images, labels)
+"""
+ACCUMULATED = """
+for epoch in range(2):
+    rows = []
+    for number, (images, labels) in enumerate(DataLoader(Pixels(), 8, shuffle=True), start=1):
+        nn.functional.cross_entropy(model(images), labels).backward()
+        rows += rows_in(images)
+        if number % 4 == 0 or number == 6:
+            optimizer.step()
+            optimizer.zero_grad()
+            truth.append(rows)
+            rows = []
+"""
+TWICE = """
+for images, labels in DataLoader(Pixels(), 8, shuffle=True):
+    model(images).sum().backward()
+    train(images, labels)
+"""
+TWO_LOADERS = """
+other, first = DataLoader(Pixels(), 4, shuffle=True), DataLoader(Pixels(), 8, shuffle=True)
+for (images, labels), (unlabelled, _) in zip(first, other):
+    with torch.no_grad():
+        model(unlabelled)
+    train(images, labels)
+"""
+TEACHER = """
+teacher = copy.deepcopy(model)
+class Distilled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.student = model
+    def forward(self, images):
+        return self.student(images)
+both = Distilled()
+for images, labels in DataLoader(Pixels(), 8, shuffle=True):
+    target = teacher(images)
+    train(images, labels, model=both)
+"""
+SCRIPTS = {
+    "plain": PLAIN,
+    "evaluation, average, early break": BUSY,
+    "prefetched and normalised": PREFETCHED,
+    "a new loader each epoch": NEW_LOADERS,
+    "accumulated": ACCUMULATED,
+    "two passes a step": TWICE,
+    "two loaders": TWO_LOADERS,
+    "a teacher in training mode": TEACHER,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "0"])
+    return tmp_path
+
+
+def run(folder: Path, body: str) -> TrainingRecord:
+    (folder / "train.py").write_text(HEAD + body + TAIL)
+    Launcher(folder / "record").run(str(folder / "train.py"))
+    return TrainingRecord.open(folder / "record")
+
+
+def truth(folder: Path) -> list[list[int]]:
+    rows: list[list[int]] = json.loads((folder / "truth.json").read_text())
+    return rows
+
+
+def rows_of(found: TrainingRecord) -> list[list[int] | None]:
+    schedule = recorded_schedule(found)
+    rows = [schedule.rows(step) for step in range(schedule.steps)]
+    return [None if each is None else each.tolist() for each in rows]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_recorded_exactly_as_it_stands(folder: Path, name: str) -> None:
+    found = run(folder, SCRIPTS[name])
+    assert found.complete
+    assert rows_of(found) == truth(folder)
+    assert found.data["n"] == 44
+    assert recorded_features(found).n == sum(map(len, truth(folder)))
+
+
+def test_epochs_are_the_passes_over_the_training_loader(folder: Path) -> None:
+    assert recorded_schedule(run(folder, BUSY)).epochs.tolist() == [0] * 6 + [1] * 5 + [2] * 6
+
+
+def test_the_final_weights_are_those_the_script_saved_with_and_without_recording(folder: Path) -> None:
+    found = run(folder, PLAIN)
+    recorded = torch.load(folder / "model.pt")
+    exec(compile(HEAD + PLAIN + TAIL, "train.py", "exec"), {"__name__": "__main__"})
+    plain = torch.load(folder / "model.pt")
+    assert weights_digest(recorded) == weights_digest(plain) == found.manifest["final_weights"]
+
+
+def test_the_command_line_runs_a_script_with_workers_its_arguments_and_its_neighbours(folder: Path) -> None:
+    scripts = folder / "scripts"
+    scripts.mkdir()
+    (scripts / "neighbour.py").write_text("WORKERS = 2")
+    body = "import neighbour\nassert sys.argv == [sys.argv[0], '2', '--lr', '0.1'] and neighbour.WORKERS == 2\n"
+    (scripts / "train.py").write_text(HEAD + body + BUSY + TAIL)
+    command = [sys.executable, "-m", "unlearn_hooks.run", "--record", "here", "scripts/train.py", "2", "--lr", "0.1"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={"PYTHONPATH": str(HOOKS)})
+    assert done.returncode == 0, done.stderr
+    assert rows_of(TrainingRecord.open("here")) == truth(folder)
+
+
+def test_a_model_called_twice_for_a_batch_that_changed_on_the_way_gives_no_wrong_rows(folder: Path) -> None:
+    body = PREFETCHED.replace("        train(images", "        model(images + 1).sum().backward()\n        train(images")
+    found = rows_of(run(folder, body))
+    known = [rows for rows in found if rows is not None]
+    assert known == [truth(folder)[epoch * 6] for epoch in range(3)]  # the first pass of an epoch is still sure
+
+
+def test_a_script_that_fails_leaves_a_readable_record_that_is_not_complete(folder: Path) -> None:
+    with pytest.raises(KeyError, match="bug"):
+        run(folder, PLAIN + "raise KeyError('bug')\n")
+    found = TrainingRecord.open(folder / "record")
+    assert not found.complete
+    assert len(rows_of(found)) == 18
+
+
+@pytest.mark.parametrize(("code", "complete"), [("0", True), ("", True), ("3", False)])
+def test_a_script_may_end_with_an_exit_code(folder: Path, code: str, complete: bool) -> None:
+    with pytest.raises(SystemExit) as ending:
+        run(folder, PLAIN + f"sys.exit({code})\n")
+    assert ending.value.code == (int(code) if code else None)
+    assert TrainingRecord.open(folder / "record").complete == complete
+
+
+def test_a_script_without_training_is_said_to_be_one(folder: Path) -> None:
+    (folder / "train.py").write_text(HEAD + "optimizer = None\nmodel(torch.zeros(1, 12))\n")
+    with pytest.warns(RuntimeWarning, match="No training was seen, so nothing was recorded"):
+        Launcher(folder / "record").run(str(folder / "train.py"))
+    assert not (folder / "record").exists()
+
+
+def test_nothing_stays_behind_in_the_process(folder: Path) -> None:
+    before = DataLoader._get_iterator
+    run(folder, PLAIN)
+    assert DataLoader._get_iterator is before
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+    assert find_head(torch.nn.Linear(2, 2))[0] == ""
+
+
+def test_mistakes_are_one_line_without_a_traceback(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, PLAIN)
+    with pytest.raises(UnlearnError, match="finished training"):
+        run(folder, PLAIN)
+    with pytest.raises(SystemExit, match=r"record of a finished training; record to another folder"):
+        main(["--record", str(folder / "record"), str(folder / "train.py")])
+    with pytest.raises(SystemExit):
+        main([])
+    assert "the following arguments are required: script" in capsys.readouterr().err
