@@ -98,7 +98,8 @@ class Checkpoint:
         sized = origin.config.get("fixed_input_size") or "img_size" in arguments
         given = {"num_classes": num_classes, "in_chans": in_chans, "img_size": input_size if sized else None}
         arguments.update({key: value for key, value in given.items() if value is not None})
-        model, arguments, dtypes = _load_model(origin, arguments, weights)
+        with torch.random.fork_rng(devices=[]):  # building a model draws random weights
+            model, arguments, dtypes = _load_model(origin, arguments, weights)
         classes = _count_classes(model)
         asked = {"input_size": input_size, "mean": mean, "std": std, "crop_pct": crop_pct}
         return cls(
@@ -266,12 +267,10 @@ def _convert(origin: Origin, arguments: Mapping[str, Any], weights: Weights, mod
     )
     if is_function_name(origin.architecture):
         raise mismatch
-    channels, *size = origin.config.get("input_size", (3, 224, 224))
     config = {
         **origin.config,
         "state_dict": dict(weights),
         "num_classes": arguments.get("num_classes", origin.config.get("num_classes")),  # else timm drops the head
-        "input_size": (arguments.get("in_chans", channels), *size),  # else timm makes up another first layer
     }
     try:
         converted: nn.Module = timm.create_model(

@@ -110,6 +110,11 @@ class Job:
         )
 
     @property
+    def has_data(self) -> bool:
+        """Whether it is said where the data are."""
+        return bool(self.data_dir or self.data)
+
+    @property
     def source(self) -> DataSource:
         """Where the data come from."""
         return DataSource(
@@ -179,7 +184,7 @@ def prepare(job: Job, *, writing: bool = True) -> Prepared:
     manifest = findings.attempt(lambda: ForgetManifest.read(Path(job.forget)))
     record = findings.attempt(lambda: TrainingRecord.open(Path(str(job.record)))) if job.record else None
     reference = findings.attempt(lambda: job.load_checkpoint(str(job.reference))) if job.reference else None
-    data = findings.attempt(lambda: load_data(job.source, checkpoint)) if checkpoint else None
+    data = findings.attempt(lambda: load_data(job.source, checkpoint)) if checkpoint and job.has_data else None
     splits = None
     if data and manifest:
         splits = findings.attempt(
@@ -243,13 +248,11 @@ def _check_out(out: Path) -> str | None:
 
 def _check_numbers(job: Job) -> list[str]:
     findings = []
-    if not 0 < job.retain_fraction <= 1:
-        findings.append(f"--retain-fraction {job.retain_fraction} is out of range; take a share above 0 and up to 1.")
     if job.batch_size < 1:
         findings.append(f"--batch-size {job.batch_size} is too small; take 1 or more.")
     if not 0 <= job.seed < 2**32:
         findings.append(f"--seed {job.seed} is out of range; take 0 to {2**32 - 1}.")
-    if not job.data_dir and not job.data:
+    if not job.has_data:
         findings.append("There is no data: give --data-dir FOLDER, or --data package.module:function.")
     return findings
 

@@ -26,7 +26,7 @@ from unlearn_plugin.progress import Progress
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html
-from unlearn_plugin.report.report import SCHEMA, write_report
+from unlearn_plugin.report.report import SCHEMA, rounded, write_report
 from unlearn_plugin.unlearners.base import Evidence
 from unlearn_plugin.verdict import Verdict, decide
 
@@ -77,15 +77,16 @@ def run(job: Job, *, progress: Progress | None = None) -> Outcome:
     guard = inspect_change(prepared.checkpoint.model, model, trial)
     after = None if guard["reasons"] else model
     key = secrets.token_bytes(32)
-    report = {
-        **_head(prepared, key),
+    report = _head(prepared, key)
+    report["model"]["after"] = {"digest": prepared.checkpoint.digest_of(model)} if after is not None else None
+    report |= {
         "procedure": _procedure(prepared, facts, seconds),
         "guard": guard,
         "measurements": measure_all(trial, after, progress),
     }
-    report["model"]["after"] = {"digest": prepared.checkpoint.digest_of(model)} if after is not None else None
+    report = rounded(report)  # the verdict must follow from the numbers as they are written
     verdict = decide(report)
-    report["overall"] = {**asdict(verdict), "process": "COMPLETE", "erasure": "PENDING"}
+    report["overall"] = rounded({**asdict(verdict), "process": "COMPLETE", "erasure": "PENDING"})
     folder = _write(prepared, report, after, key)
     return Outcome(folder=folder, report=report, verdict=verdict)
 
@@ -169,6 +170,7 @@ def _evidence(prepared: Prepared, progress: Progress) -> Evidence:
 def _head(prepared: Prepared, key: bytes) -> dict[str, Any]:
     splits, checkpoint, manifest = prepared.splits, prepared.checkpoint, prepared.manifest
     now = datetime.now(timezone.utc)
+    copies = splits.copies()
     return {
         "schema": SCHEMA,
         "report_id": str(uuid.uuid4()),
@@ -199,6 +201,7 @@ def _head(prepared: Prepared, key: bytes) -> dict[str, Any]:
             "n_retain": len(splits.retain),
             "n_tuning": len(splits.tuning),
             "n_verdict": len(splits.verdict),
+            "n_copies": None if copies is None else len(copies),
         },
     }
 

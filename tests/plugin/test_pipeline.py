@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -18,6 +19,7 @@ from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.demo import Scene
 from unlearn_plugin.pipeline import Outcome, private_folder, run
 from unlearn_plugin.registry import metrics
+from unlearn_plugin.unlearners.finetune import Finetune
 
 
 def test_the_output_is_a_folder_timm_loads_with_the_same_keys_shapes_and_types(
@@ -80,6 +82,33 @@ def test_a_failure_while_writing_leaves_nothing(scene: Scene, tmp_path: Path, mo
     with pytest.raises(OSError, match="no space"):
         run(job_for(scene, tmp_path / "out"))
     assert os.listdir(tmp_path) == []
+
+
+def test_weights_that_are_not_numbers_are_refused_and_never_written(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(self: Finetune, model: torch.nn.Module, evidence: object) -> dict[str, object]:
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
+        return {}
+
+    monkeypatch.setattr(Finetune, "unlearn", spoil)
+    outcome = run(job_for(scene, tmp_path / "out"))
+    assert outcome.verdict.status == "REFUSED"
+    assert not outcome.verdict.released
+    assert outcome.report["guard"]["finite"] is False
+    assert outcome.report["model"]["after"] is None
+    assert not list(outcome.folder.rglob("*.safetensors"))
+    assert (outcome.folder / "report.html").exists()
+
+
+def test_retained_copies_of_a_forgotten_picture_are_counted(scene: Scene, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scene.data, data)
+    name = scene.forget.read_text().splitlines()[1]
+    shutil.copy(data / "train" / name, data / "train" / "8" / "a-copy.png")
+    outcome = run(job_for(scene, tmp_path / "out", data_dir=str(data), record=None))
+    assert outcome.report["data"]["n_copies"] == 1
 
 
 def test_the_reference_is_measured_beside_the_model(scene: Scene, finetuned: Outcome, tmp_path: Path) -> None:
