@@ -152,7 +152,7 @@ def call_function(name: str) -> tuple[Listed, Listed, bool]:
 
 def _create(source: DataSource, split: str) -> Any:
     root = Path(source.data_dir or "")
-    if not root.exists():
+    if not source.data_dir or not root.exists():
         raise UnlearnError(f"There is no folder {source.data_dir!r}; check --data-dir.")
     if "/" not in source.dataset or source.dataset.lower() in _FOLDERS:
         root = _find_split(root, split)

@@ -111,9 +111,15 @@ def test_a_missing_split_is_never_replaced_by_the_whole_folder(folder: Path) -> 
         open_split(source(folder), "mine", 1)
 
 
-def test_a_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(UnlearnError, match="There is no folder .*check --data-dir"):
-        open_split(source(tmp_path / "none"), "train", 1)
+def test_a_class_may_have_the_name_of_a_split(folder: Path) -> None:
+    (folder / "train" / "cat").rename(folder / "train" / "train")  # a railway
+    assert open_split(source(folder), "train", 1).classes == ("2", "10", "train")
+
+
+def test_a_folder_that_is_not_there_or_not_given_is_said_so(tmp_path: Path) -> None:
+    for where in (source(tmp_path / "none"), DataSource()):
+        with pytest.raises(UnlearnError, match="There is no folder .*check --data-dir"):
+            open_split(where, "train", 1)
 
 
 def test_an_empty_folder_and_a_picture_outside_class_folders_are_refused(folder: Path) -> None:
