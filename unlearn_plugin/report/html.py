@@ -70,6 +70,7 @@ _DATA = {
     "n_retain": "To be kept",
     "n_tuning": "Unseen images the method may use",
     "n_verdict": "Unseen images for the verdict alone",
+    "n_copies": "Kept images that are exact copies of one to be forgotten",
 }
 _GUARD = {"finite": "All values finite", "changed": "Changed at all", "collapsed": "Collapsed to few classes"}
 
@@ -279,7 +280,7 @@ def _provenance(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, st
     groups = [
         ("Request", _request(report["request"])),
         ("Model", _model(report)),
-        ("Data", [(_DATA[key], plain(report["data"][key])) for key in _DATA]),
+        ("Data", [(_DATA[key], plain(report["data"][key])) for key in _DATA if key in report["data"]]),
         ("Checks of the new weights", [(_GUARD[key], plain(report["guard"][key])) for key in _GUARD]),
         ("Method", _method(procedure)),
         ("Options of the method", [(key, plain(value)) for key, value in sorted(_flatten(procedure["options"]))]),
