@@ -30,7 +30,7 @@ class Failure:
     """What goes wrong with requests of one kind.
 
     how: a status to answer with, nothing being done; "drop" the connection, nothing being done; "lose" the answer to
-    what was done; or "half": drop the connection after the first 100 bytes of what is sent.
+    what was done; or "half": drop the connection after the first bytes of what is sent.
     """
 
     kind: str
@@ -115,12 +115,14 @@ def _route(method: str, pattern: str) -> Callable[[Callable[..., Any]], Callable
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"  # the client keeps connections alive
+    disable_nagle_algorithm = True  # or each answer waits 40 ms for its body
 
     def do_GET(self) -> None:
         """Answer any request; HEAD as GET without the body."""
         failure = self._next_failure()
         if failure and failure.how in ("drop", "half"):
-            self.rfile.read(100 if failure.how == "half" else 0)
+            if failure.how == "half" and self.command in ("POST", "PUT"):
+                self.rfile.read1(100)
             return self._hang_up()
         self.body = self._read()
         try:
