@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, dataloader
 from unlearn_hooks.feed import Feed, Listener, Origin, Tag
 from unlearn_hooks.ids import batch_labels, label_checksum
 
-__all__ = ["LoaderTap", "inner_loaders", "listening", "tagging_works", "training_data"]
+__all__ = ["LoaderTap", "Passes", "inner_loaders", "listening", "tagging_works", "training_data"]
 
 
 class _Tagged:
@@ -201,6 +201,25 @@ def training_data(loader: Any) -> Any:  # noqa: ANN401  # the user's loader and 
     """Find the data set behind the outermost loader; ``None`` if there is no torch loader in it."""
     inner = inner_loaders(loader)
     return inner[0].dataset if inner else None
+
+
+class Passes(Iterable[Any]):
+    """What a loop iterates over instead of its loader; every iteration is a new pass.
+
+    Args:
+        loader: The user's loader.
+        begin: Begins a pass over it.
+    """
+
+    def __init__(self, loader: Iterable[Any], begin: Callable[[Iterable[Any]], Iterator[Any]]) -> None:
+        self._loader = loader
+        self._begin = begin
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]  # as the loader itself would answer
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._begin(self._loader)
 
 
 class LoaderTap:

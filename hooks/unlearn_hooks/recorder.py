@@ -27,7 +27,7 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.features import FeaturesCollector
 from unlearn_hooks.feed import Arrival, Feed
 from unlearn_hooks.journal import write_json
-from unlearn_hooks.loader_tags import LoaderTap, training_data
+from unlearn_hooks.loader_tags import LoaderTap, Passes, training_data
 from unlearn_hooks.pending_step import PendingStep, length
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.recording_thread import BackgroundWriter
@@ -60,7 +60,8 @@ def record(
                 checkpoint["recorder"] = rec.state_dict()
 
     A folder that holds an unfinished record is continued after `Recorder.load_state_dict`; without it, what it holds is
-    forgotten and the run counts from step 0. A finished record is never overwritten.
+    forgotten and the run counts from step 0, unless the optimizer comes from a checkpoint. A finished record is never
+    overwritten.
 
     Args:
         out: Folder of the record; made if it is missing, readable by its owner only, since it is personal data.
@@ -109,20 +110,6 @@ class Status:
     batches: int
     unknown: Mapping[str, int]
     failure: str | None
-
-
-class _Batches(Iterable[Any]):
-    """The user's loader, listened to."""
-
-    def __init__(self, recorder: "Recorder", loader: Iterable[Any]) -> None:
-        self._recorder = recorder
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)  # type: ignore[arg-type]  # as the loader itself would answer
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._recorder._pass(self._loader)
 
 
 class Recorder:
@@ -175,7 +162,7 @@ class Recorder:
         Returns:
             An iterable of the same length that gives the same batches.
         """
-        return _Batches(self, loader)
+        return Passes(loader, self._pass)
 
     def ids(self, rows: Sequence[int] | Tensor, labels: Tensor | None = None) -> None:
         """Tell the rows of the current micro-batch, before it enters the model; this replaces what `batches` found.
@@ -273,11 +260,14 @@ class Recorder:
         feed = Feed()
         self._pending.begin_pass()
         self._in_pass, self._epoch = True, self._next_epoch
+        batches, steps = self._batches, self._step
         try:
             for batch in self._tap.batches(feed):
                 self.arrived(feed.arrive(batch))
                 yield batch
         finally:
+            if self._batches > batches and self._step == steps:
+                self._unknown["no step of the optimizer was seen, was it made anew?"] += self._batches - batches
             self._in_pass = False
             self._next_epoch = self._epoch + (not self._epoch_told)
             self._write_out()
@@ -286,14 +276,18 @@ class Recorder:
         """Begin the attempt, at the last moment at which the weights are still those of the first step."""
         if self._started or self._failure is not None:
             return
-        if not self._loaded and self._writer.finished:
-            raise UnlearnError(
-                f"{self._writer.folder} holds the record of a finished training; record to another folder, or continue "
-                f"that training with rec.load_state_dict(checkpoint['recorder'])."
-            )
-        self._started = True
+        went_on = bool(self._run.optimizer.state)
         if not self._loaded and self._writer.attempt:
+            if self._writer.finished or went_on:
+                raise UnlearnError(
+                    f"{self._writer.folder} holds the record of {'a finished' if self._writer.finished else 'this'} "
+                    f"training; record to another folder, or continue it with "
+                    f"rec.load_state_dict(checkpoint['recorder'])."
+                )
             self._writer.rewind(0)
+        elif went_on and not self._loaded:
+            self._writer.note("began_late")  # the optimizer has made steps that no one recorded
+        self._started = True
         self._describe()
         for collector in self._collectors:
             collector.start(self._run, self._step)

@@ -21,6 +21,7 @@ import unlearn_hooks
 from unlearn_hooks import Plan, Recorder, TrainingRecord, UnlearnError, record
 from unlearn_hooks.features import recorded_features
 from unlearn_hooks.ids import data_fingerprint
+from unlearn_hooks.journal import read_journal
 from unlearn_hooks.recording_thread import BackgroundWriter
 from unlearn_hooks.samples import recorded_samples
 from unlearn_hooks.schedule import recorded_schedule
@@ -455,6 +456,40 @@ def test_a_finished_record_is_neither_overwritten_nor_harmed(tmp_path: Path) -> 
         again.epochs(rec, 1)
     assert TrainingRecord.open(tmp_path).complete
     assert recorded(tmp_path) == training.trained + again.trained
+
+
+def test_a_training_that_goes_on_without_telling_the_record_loses_nothing(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    rec = training.recorder()
+    training.epochs(rec, 1)
+    rec.abandon()
+    again = Training(tmp_path)
+    again.optimizer.load_state_dict(training.optimizer.state_dict())
+    rec = again.recorder()
+    with pytest.raises(UnlearnError, match=r"holds the record of this training; record to another folder, or continue"):
+        again.epochs(rec, 1)
+    rec.abandon()
+    assert recorded(tmp_path) == training.trained
+
+
+def test_a_record_that_began_late_says_so(tmp_path: Path) -> None:
+    for name, epochs in (("late", 1), ("from the start", 0)):
+        training = Training(tmp_path / name)
+        training.epochs(None, epochs)
+        with training.recorder() as rec:
+            training.epochs(rec, 1)
+        events, _ = read_journal(tmp_path / name / "rank00000" / "journal.jsonl")
+        assert ("began_late" in [event["event"] for event in events]) == (name == "late")
+
+
+def test_an_optimizer_that_is_made_anew_is_reported_lost(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    with training.recorder() as rec:
+        training.epochs(rec, 1)
+        training.optimizer = torch.optim.SGD(training.model.parameters(), lr=0.1)
+        training.epochs(rec, 1)
+    assert rec.status().unknown == {"no step of the optimizer was seen, was it made anew?": 6}
+    assert recorded(tmp_path) == training.trained[:6]
 
 
 def test_a_state_of_another_run_or_too_late_is_refused(tmp_path: Path) -> None:

@@ -200,7 +200,8 @@ def test_the_command_line_runs_a_script_with_workers_its_arguments_and_its_neigh
 
 
 def test_a_model_called_twice_for_a_batch_that_changed_on_the_way_gives_no_wrong_rows(folder: Path) -> None:
-    body = PREFETCHED.replace("        train(images", "        model(images + 1).sum().backward()\n        train(images")
+    first = "        model(images + 1).sum().backward()\n"
+    body = PREFETCHED.replace("        train(images", first + "        train(images")
     found = rows_of(run(folder, body))
     known = [rows for rows in found if rows is not None]
     assert known == [truth(folder)[epoch * 6] for epoch in range(3)]  # the first pass of an epoch is still sure
@@ -227,6 +228,16 @@ def test_a_script_without_training_is_said_to_be_one(folder: Path) -> None:
     with pytest.warns(RuntimeWarning, match="No training was seen, so nothing was recorded"):
         Launcher(folder / "record").run(str(folder / "train.py"))
     assert not (folder / "record").exists()
+
+
+def test_a_script_that_goes_on_from_a_checkpoint_does_not_overwrite_what_it_recorded_before(folder: Path) -> None:
+    momentum = "optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)\n"
+    with pytest.raises(KeyError):
+        run(folder, momentum + PLAIN + "torch.save(optimizer.state_dict(), 'optimizer.pt')\nraise KeyError\n")
+    before = TrainingRecord.open(folder / "record").digest()
+    with pytest.raises(UnlearnError, match="record of this training"):
+        run(folder, momentum + "optimizer.load_state_dict(torch.load('optimizer.pt'))\n" + PLAIN)
+    assert TrainingRecord.open(folder / "record").digest() == before
 
 
 def test_nothing_stays_behind_in_the_process(folder: Path) -> None:
