@@ -472,6 +472,16 @@ def test_a_training_that_goes_on_without_telling_the_record_loses_nothing(tmp_pa
     assert recorded(tmp_path) == training.trained
 
 
+def test_a_shorter_run_from_scratch_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+    for epochs in (2, 1):
+        training = Training(tmp_path)
+        rec = training.recorder()
+        training.epochs(rec, epochs)
+        rec.abandon()
+    assert recorded(tmp_path) == training.trained
+    assert [update.step for update in recorded_updates(TrainingRecord.open(tmp_path))] == list(range(6))
+
+
 def test_a_record_that_began_late_says_so(tmp_path: Path) -> None:
     for name, epochs in (("late", 1), ("from the start", 0)):
         training = Training(tmp_path / name)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from unlearn_hooks.errors import UnlearnError
-from unlearn_hooks.journal import write_json
+from unlearn_hooks.journal import read_journal, write_json
 from unlearn_hooks.training_record import RecordWriter, TrainingRecord, weights_digest
 
 HOOKS = Path(__file__).parents[2] / "hooks"
@@ -150,7 +150,7 @@ def test_a_record_that_is_opened_for_writing_and_left_alone_stays_complete(tmp_p
     assert not finish(tmp_path).complete
 
 
-@pytest.mark.parametrize("torn", [b"1234", b'00000000 {"event":"shard"}\n', b'0badcafe {"ev'])
+@pytest.mark.parametrize("torn", [b"1234", b'00000000 {"event":"shard"}\n', b"0" * 5000])
 def test_a_torn_last_line_is_ignored_and_cut_off_by_the_next_attempt(tmp_path: Path, torn: bytes) -> None:
     write_run(RecordWriter(tmp_path), 0, 20)
     with (tmp_path / "rank00000" / "journal.jsonl").open("ab") as journal:
@@ -158,6 +158,8 @@ def test_a_torn_last_line_is_ignored_and_cut_off_by_the_next_attempt(tmp_path: P
     assert covered(finish(tmp_path)) == list(range(20))
     write_run(RecordWriter(tmp_path), 20, 40)
     assert covered(finish(tmp_path)) == list(range(40))
+    journal_path = tmp_path / "rank00000" / "journal.jsonl"
+    assert read_journal(journal_path)[1] == journal_path.stat().st_size
 
 
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
