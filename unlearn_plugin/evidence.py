@@ -9,7 +9,7 @@ from typing import Any
 
 from unlearn_hooks.errors import UnlearnError
 
-__all__ = ["PREDICATE", "check_digests", "write_digests"]
+__all__ = ["PREDICATE", "check_digests", "private_folder", "write_digests"]
 
 PREDICATE = "urn:unlearn-plugin:provenance:1"
 _STATEMENT = "https://in-toto.io/Statement/v1"
@@ -60,6 +60,18 @@ def check_digests(folder: Path) -> list[str]:
     missing = [f"{name} is missing." for name in expected.keys() - found.keys()]
     extra = [f"{name} was added." for name in found.keys() - expected.keys()]
     return [*sorted(changed), *sorted(missing), *sorted(extra)]
+
+
+def private_folder(out: Path) -> Path:
+    """Name the folder beside the output that must not be published.
+
+    Args:
+        out: The output folder.
+
+    Returns:
+        Where the job with its paths, the commitment's key and the account of pushes are kept.
+    """
+    return out.with_name(out.name + ".private")
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -51,6 +51,7 @@ class Purged:
     """What a purge did.
 
     Attributes:
+        repository: ``owner/name``.
         done: The steps that were done.
         failed: Why the purge stopped, if it did.
         remaining: What a second look still found, or what was not done.
@@ -58,6 +59,7 @@ class Purged:
         erasure: Never more than pending: nobody sees every copy.
     """
 
+    repository: str
     done: tuple[str, ...]
     failed: str | None
     remaining: tuple[str, ...]
@@ -155,28 +157,28 @@ def purge(folder: Path, plan: Purge, *, endpoint: str | None = None) -> Purged:
         hub.require(keep, "main")
     steps = [step for step in plan.steps if step.kind != "file"]
     done: list[str] = []
-    for step in steps:
-        try:
+    try:
+        for step in steps:
             with explained(f"The step '{step.text}'"):
                 hub.do(step, keep)
-        except UnlearnError as error:
-            rest = tuple(left.text for left in steps[len(done) :])
-            return Purged(tuple(done), str(error), rest, plan.unreachable)
-        done.append(step.text)
-    with explained(f"Looking again at {plan.repository}"):
-        hub.require(keep, "main")
-        again = plan_purge(hub.inventory(), keep)
-        still = [f"the earlier commit {commit} still answers" for commit in plan.commits if hub.answers(commit)]
-    return Purged(tuple(done), None, (*(step.text for step in again.steps), *still), again.unreachable)
+            done.append(step.text)
+        with explained(f"Looking again at {plan.repository}"):
+            hub.require(keep, "main")
+            again = plan_purge(hub.inventory(), keep)
+            still = [f"the earlier commit {commit} still answers" for commit in plan.commits if hub.answers(commit)]
+    except UnlearnError as error:
+        rest = (*(step.text for step in steps[len(done) :]), "a second look at what is left")
+        return Purged(plan.repository, tuple(done), str(error), rest, plan.unreachable)
+    remaining = (*(step.text for step in again.steps), *still)
+    return Purged(plan.repository, tuple(done), None, remaining, again.unreachable)
 
 
-def note(folder: Path, pushed: Pushed, purged: Purged | None = None) -> Path:
-    """Add a push to ``hub.json``, the operator's own account of what was published and what was deleted.
+def note(folder: Path, event: Pushed | Purged) -> Path:
+    """Add to ``hub.json``, the operator's own account of what was published and what was deleted.
 
     Args:
         folder: The private folder beside the output, made if it is not there: published files change no more.
-        pushed: The push.
-        purged: The purge after it.
+        event: What `push` or `purge` returned.
 
     Returns:
         The file.
@@ -184,11 +186,10 @@ def note(folder: Path, pushed: Pushed, purged: Purged | None = None) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / "hub.json"
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
-    earlier = json.loads(path.read_text(encoding="utf-8"))["pushes"] if path.exists() else []
-    entry = {"time_utc": now, **asdict(pushed), "purge": asdict(purged) if purged else None}
-    content = {"schema": _SCHEMA, "pushes": [*earlier, entry]}
+    earlier = json.loads(path.read_text(encoding="utf-8"))["events"] if path.exists() else []
+    events = [*earlier, {"time_utc": now, "event": type(event).__name__.lower(), **asdict(event)}]
     partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial_path.write_text(json.dumps({"schema": _SCHEMA, "events": events}, indent=2) + "\n", encoding="utf-8")
     partial_path.replace(path)
     return path
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from unlearn_hooks.training_record import TrainingRecord
-from unlearn_plugin.evidence import write_digests
+from unlearn_plugin.evidence import private_folder, write_digests
 from unlearn_plugin.guard import inspect_change
 from unlearn_plugin.job import Job, Prepared, prepare
 from unlearn_plugin.metrics.base import Trial
@@ -30,7 +30,7 @@ from unlearn_plugin.report.report import SCHEMA, rounded, write_report
 from unlearn_plugin.unlearners.base import Evidence
 from unlearn_plugin.verdict import Verdict, decide
 
-__all__ = ["Outcome", "measure_all", "private_folder", "run"]
+__all__ = ["Outcome", "measure_all", "run"]
 
 _JUDGED_RETAIN = 10_000  # retained samples the judge looks at, at most
 
@@ -89,11 +89,6 @@ def run(job: Job, *, progress: Progress | None = None) -> Outcome:
     report["overall"] = rounded({**asdict(verdict), "process": "COMPLETE", "erasure": "PENDING"})
     folder = _write(prepared, report, after, key)
     return Outcome(folder=folder, report=report, verdict=verdict)
-
-
-def private_folder(out: Path) -> Path:
-    """The folder beside the output that must not be published: the job with its paths, and the commitment's key."""
-    return out.with_name(out.name + ".private")
 
 
 def make_trial(prepared: Prepared, progress: Progress) -> Trial:

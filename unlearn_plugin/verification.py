@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from unlearn_hooks.errors import UnlearnError
-from unlearn_plugin.evidence import check_digests
+from unlearn_plugin.evidence import check_digests, private_folder
 from unlearn_plugin.job import Job, Prepared, prepare
-from unlearn_plugin.pipeline import make_trial, measure_all, private_folder
+from unlearn_plugin.pipeline import make_trial, measure_all
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.report.html import render_html
 from unlearn_plugin.report.report import read_report

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 
+import unlearn_plugin
 from tests.plugin.hub_server import READER, WRITER, Hub, serve
 from tests.plugin.hub_store import Repository, files_of
 from tests.plugin.release_folder import NAMES, make_folder
@@ -91,6 +92,10 @@ def test_what_was_pushed_can_be_downloaded_and_its_card_read(hub: Hub, folder: P
     for name in NAMES:
         copy = api.hf_hub_download(NAME, name, local_dir=tmp_path / "copy")
         assert Path(copy).read_bytes() == (folder / name).read_bytes()
+    card = ModelCard.load(tmp_path / "copy" / "README.md").data
+    assert "machine-unlearning" in (card.tags or [])
+    assert {result.metric_type for result in card.eval_results or []} == {"accuracy", "roc_auc"}
+    assert card.base_model is None
 
 
 def test_private_makes_a_private_repository(hub: Hub, folder: Path) -> None:
@@ -371,11 +376,22 @@ def test_a_purge_stops_at_what_does_not_pass_and_goes_on_from_there(hub: Hub, fo
     assert stopped.done == ("delete the tag v1", "delete the branch dev")
     assert stopped.failed
     assert "failed: the Hub answered 403" in stopped.failed
-    assert [text.split(" ")[0] for text in stopped.remaining] == ["delete", "make"]
+    assert [text.split(" ")[0] for text in stopped.remaining] == ["delete", "make", "a"]
     assert len(old.listed) == 4  # three old objects and the new one
     again = run_purge(hub, folder)
     assert [text.split(" ")[0] for text in again.done] == ["delete", "make"]
     assert (again.failed, again.remaining) == (None, ())
+
+
+def test_a_purge_that_could_not_look_again_says_so(hub: Hub, folder: Path, old: Repository) -> None:
+    found = plan(folder, NAME, endpoint=hub.address)
+    push(folder, NAME, purge=found, endpoint=hub.address)
+    hub.fail("GET .*/refs", 403)
+    done = purge(folder, found, endpoint=hub.address)
+    assert done.remaining == ("a second look at what is left",)
+    assert done.failed
+    assert done.failed.startswith(f"Looking again at {NAME} failed: the Hub answered 403")
+    assert len(done.done) == len([step for step in found.steps if step.kind != "file"])
 
 
 def test_nothing_is_purged_before_the_new_files_are_there(hub: Hub, folder: Path, old: Repository) -> None:
@@ -400,12 +416,20 @@ def test_the_operator_keeps_an_account_of_every_push(hub: Hub, folder: Path, old
     private = tmp_path / "out.private"
     pushed = push(folder, NAME, endpoint=hub.address)
     path = note(private, pushed)
-    note(private, pushed, run_purge(hub, folder))
+    note(private, run_purge(hub, folder))
     content = json.loads(path.read_text())
     assert content["schema"] == "urn:unlearn-plugin:hub:1"
-    first, second = content["pushes"]
-    assert (first["commit"], first["purge"]) == (pushed.commit, None)
-    assert second["purge"]["erasure"] == "PENDING"
-    assert second["purge"]["unreachable"]
+    first, second = content["events"]
+    assert (first["event"], first["repository"], first["commit"]) == ("pushed", NAME, pushed.commit)
+    assert (second["event"], second["repository"], second["erasure"]) == ("purged", NAME, "PENDING")
+    assert second["done"]
+    assert second["unreachable"]
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert [file.name for file in private.iterdir()] == ["hub.json"]
+
+
+def test_no_other_file_can_write_to_the_network() -> None:
+    package = Path(unlearn_plugin.__file__).parent
+    writers = ("HfApi", "push_to_hub", "push_to_hf_hub", "upload_", "create_repo", "create_commit")
+    found = {path.name for path in package.rglob("*.py") if any(word in path.read_text() for word in writers)}
+    assert found == {"hub.py"}

@@ -17,7 +17,8 @@ from tests.plugin.conftest import job_for
 from unlearn_plugin import pipeline
 from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.demo import Scene
-from unlearn_plugin.pipeline import Outcome, private_folder, run
+from unlearn_plugin.evidence import private_folder
+from unlearn_plugin.pipeline import Outcome, run
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.unlearners.finetune import Finetune
 

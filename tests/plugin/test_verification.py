@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from unlearn_hooks.errors import UnlearnError
-from unlearn_plugin.evidence import write_digests
-from unlearn_plugin.pipeline import Outcome, private_folder
+from unlearn_plugin.evidence import private_folder, write_digests
+from unlearn_plugin.pipeline import Outcome
 from unlearn_plugin.report.html import render_html
 from unlearn_plugin.verification import verify
 
