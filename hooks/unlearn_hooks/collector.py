@@ -76,7 +76,8 @@ class Collector(ABC):
 
     The recorder calls, in this order: `start` once (with the number of the first step to come); for every
     micro-batch of a training forward pass `batch`; after every optimizer step, when the weights are already
-    theta_(t+1) and the gradients are still those applied, `step`; at epoch ends, checkpoints and the end of the run `flush`.
+    theta_(t+1) and the gradients are still those applied, `step`; at epoch ends, checkpoints and the end of the
+    run `flush`.
     """
 
     kind: ClassVar[str]

@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Adam
 
 from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step
@@ -88,7 +87,8 @@ class UpdatesCollector(Collector):
         self._with_buffers = True
         self._adam = isinstance(run.optimizer, Adam)
         self._keep, self._note = self._fit(run.plan)
-        if any(isinstance(parameter, DTensor) for parameter in self._parameters.values()):
+        # A DTensor, told by its method: importing its class takes most of a second.
+        if any(hasattr(parameter, "to_local") for parameter in self._parameters.values()):
             self._parameters, self._note = {}, {"reason": "parameters are sharded over processes"}
         self._tail: deque[_Pair] = deque(maxlen=run.plan.tail)
         self._late: list[_Pair] = []
