@@ -154,7 +154,7 @@ class Derivatives:
 
         return product
 
-    def _forward(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Int64[Tensor, " n"]]:
+    def _forward(self, batch: Batch) -> tuple[Float[Tensor, "n classes"], Int64[Tensor, " n"]]:
         images, labels, _ = batch
         device = self._accelerator.device
         logits = self._model(images.to(device, next(iter(self._parameters.values())).dtype))

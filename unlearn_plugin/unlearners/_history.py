@@ -87,13 +87,14 @@ class History:
             UnlearnError: If nothing was recorded that fits.
         """
         updates = recorded_updates(record)
-        updates = updates if window is None else updates[-window:]
         if not updates:
             raise UnlearnError(
                 f"The record {record.folder} holds no recorded steps; train again with Plan(updates=True), which is "
                 f"the default, or take a method that needs none."
             )
         schedule = recorded_schedule(record)
+        updates = _settled(updates, schedule)
+        updates = updates if window is None else updates[-window:]
         recorded = updates[0].gradient().keys() & updates[0].weights().keys()
         patterns = [pattern.strip() for pattern in parameters.split(",")]
         rules = {
@@ -216,3 +217,10 @@ class History:
                 )
             )
         return batches
+
+
+def _settled(updates: list[Update], schedule: Schedule) -> list[Update]:
+    """Leave out Adam's first 1 / (1 - beta_1) steps: its preconditioner rests on too few gradients to be held fixed."""
+    betas = schedule.groups[0].betas
+    first = 0 if betas is None else round(1.0 / (1.0 - betas[0]))
+    return [update for update in updates if update.step >= first] or updates

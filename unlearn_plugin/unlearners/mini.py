@@ -36,6 +36,8 @@ class Mini(Unlearner):
     stands for all up to the next one, with the impulse expected of a random batch. Steps whose samples are unknown
     are used in the strided form, as any other.
 
+    Adam's preconditioner is held as recorded, which is exact for SGD and rough for Adam.
+
     BatchNorm normalises by the batch in both, as it did in training, and F is shown to it among retained samples at
     the share it had in training; its running statistics are measured anew at the end.
 

@@ -18,14 +18,13 @@ from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.data import Batch, Samples
 from unlearn_plugin.outputs import compute_outputs
 from unlearn_plugin.splits import Need
-from unlearn_plugin.training import Recipe, train
+from unlearn_plugin.training import Recipe, refresh_batchnorm, train
 from unlearn_plugin.unlearners._subspace import alignment, apply_head, main_directions, masked_divergence
 from unlearn_plugin.unlearners.base import Evidence, Facts, Unlearner
 
 __all__ = ["Muda"]
 
 _BASIS_SAMPLES = 2_000  # retained samples that the main directions are measured on between rounds
-_CLASS_ALPHA, _SAMPLE_ALPHA = 0.3, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,9 @@ class Muda(Unlearner):
     Forget: L_DA + alpha L_SD on batches of F with L_DA = 1 - DA(F, R), DA = sum ||U^T z||^2 / sum ||z||^2, U the main
     directions of E_R[z z^T]; L_SD = KL(teacher || model), the teacher being the original model without what ties it
     to F: for a class request its scores of the forgotten classes are masked, for samples its head is applied to
-    U U^T z. BatchNorm is frozen in this phase. Recover: cross-entropy plus distillation from the original, on R.
+    U U^T z. F is shown among as many retained samples, so that BatchNorm sees a mixed batch: with frozen statistics
+    this phase diverged on a ResNet. Recover: cross-entropy plus distillation from the original, on R; then the running
+    statistics are measured anew on R.
 
     Attributes:
         rounds: How often both phases are done.
@@ -58,13 +59,11 @@ class Muda(Unlearner):
     source: ClassVar[str] = "MUDA, https://arxiv.org/abs/2407.17710 (details ours, from the abstract)"
 
     rounds: int = field(default=4, metadata={"help": "Rounds of a forget and a recovery phase."})
-    forget_steps: int = field(default=3, metadata={"help": "Steps on forget data per round."})
-    recover_steps: int = field(default=10, metadata={"help": "Steps on retained data per round."})
-    learning_rate: float = field(default=0.01, metadata={"help": "Learning rate of both phases."})
-    alpha: float | None = field(
-        default=None, metadata={"help": "Weight of the distillation on F; none: 0.3 for class requests, 3 for samples."}
-    )
-    energy: float = field(default=0.95, metadata={"help": "Share of the energy that the main directions hold."})
+    forget_steps: int = field(default=6, metadata={"help": "Steps on forget data per round."})
+    recover_steps: int = field(default=60, metadata={"help": "Steps on retained data per round."})
+    learning_rate: float = field(default=0.03, metadata={"help": "Learning rate of both phases."})
+    alpha: float = field(default=3.0, metadata={"help": "Weight of the distillation on forget data."})
+    energy: float = field(default=0.8, metadata={"help": "Share of the energy that the main directions hold."})
     distill: float = field(default=1.0, metadata={"help": "Weight of the original's answers in the recovery."})
     batch_size: int = field(default=64, metadata={"help": "Samples per step."})
     stop: bool = field(
@@ -79,7 +78,7 @@ class Muda(Unlearner):
                 ("forget_steps", "1 or more", self.forget_steps >= 1),
                 ("recover_steps", "1 or more", self.recover_steps >= 1),
                 ("learning_rate", "above 0 and finite", 0 < self.learning_rate < math.inf),
-                ("alpha", "0 or more and finite, or none", self.alpha is None or 0 <= self.alpha < math.inf),
+                ("alpha", "0 or more and finite", 0 <= self.alpha < math.inf),
                 ("energy", "above 0 and at most 1", 0 < self.energy <= 1),
                 ("distill", "0 or more and finite", 0 <= self.distill < math.inf),
                 ("batch_size", "2 or more", self.batch_size >= 2),
@@ -104,8 +103,6 @@ class _Rounds:
         model.to(evidence.accelerator.device)
         self.original = copy.deepcopy(model).eval().requires_grad_(False)
         self.original_head = find_head(self.original)[1]
-        usual = _CLASS_ALPHA if evidence.forgotten_classes else _SAMPLE_ALPHA
-        self.alpha = usual if options.alpha is None else options.alpha
         self.generator = torch.Generator().manual_seed(evidence.seed)
         self.basis: Float[Tensor, "d k"]
 
@@ -116,6 +113,9 @@ class _Rounds:
         for _ in self.evidence.progress(range(self.options.rounds), "aligning", self.options.rounds):
             self._phase(self.evidence.forget, self.options.forget_steps, self._forget_loss)
             self._phase(self.retain, self.options.recover_steps, self._recover_loss)
+            refresh_batchnorm(
+                self.model, self.retain, accelerator=self.evidence.accelerator, seed=self.evidence.seed
+            )  # the forget phase showed F to the running statistics
             made += 1
             self.basis = self._measured_basis()
             if self._looks_unseen():
@@ -144,18 +144,18 @@ class _Rounds:
 
     def _forget_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         images, labels, _ = batch
-        forgotten = self.evidence.forgotten_classes
-        model.eval()  # the running statistics of BatchNorm come from retained data alone
-        with head_input(model) as seen:
-            logits = model(images).float()
-            features = seen.features.float()
+        count, forgotten = len(labels), self.evidence.forgotten_classes
+        company, _, _ = next(iter(self._some_retained(count).loader(count)))
+        with head_input(model) as seen:  # among retained samples, so that BatchNorm sees a batch as in training
+            logits = model(torch.cat([images, company.to(images.device)]))[:count].float()
+            features = seen.features[:count].float()
         with torch.no_grad(), head_input(self.original) as known:
             plain = self.original(images).float()
             projected = known.features.float() @ self.basis @ self.basis.T
             by_class = torch.isin(labels, torch.tensor(forgotten, dtype=labels.dtype, device=labels.device))
             teacher = torch.where(by_class[:, None], plain, apply_head(self.original_head, projected).float())
-        model.train()
-        return 1.0 - alignment(features, self.basis) + self.alpha * masked_divergence(logits, teacher, forgotten)
+        distilled = masked_divergence(logits, teacher, forgotten)
+        return 1.0 - alignment(features, self.basis) + self.options.alpha * distilled
 
     def _recover_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         images, labels, _ = batch
@@ -179,10 +179,12 @@ class _Rounds:
         return directions.to(self.evidence.accelerator.device), "record"
 
     def _measured_basis(self) -> Float[Tensor, "d k"]:
-        chosen = torch.randperm(len(self.retain), generator=self.generator)[:_BASIS_SAMPLES]
-        features = self._outputs(self.retain.select(chosen))
+        features = self._outputs(self._some_retained(_BASIS_SAMPLES))
         directions = main_directions(features.T @ features / len(features), self.options.energy)
         return directions.to(self.evidence.accelerator.device)
+
+    def _some_retained(self, count: int) -> Samples:
+        return self.retain.select(torch.randperm(len(self.retain), generator=self.generator)[:count])
 
     def _outputs(self, samples: Samples) -> Float[Tensor, "n d"]:
         found = compute_outputs(

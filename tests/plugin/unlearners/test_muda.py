@@ -1,0 +1,193 @@
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+
+from tests.conftest import World, digits, image_data
+from unlearn_hooks.capture import find_head
+from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.features import recorded_features
+from unlearn_plugin.data import ImageData, Samples
+from unlearn_plugin.outputs import Outputs, compute_outputs
+from unlearn_plugin.progress import Progress
+from unlearn_plugin.training import Recipe, train
+from unlearn_plugin.unlearners import muda as module
+from unlearn_plugin.unlearners._subspace import alignment, main_directions
+from unlearn_plugin.unlearners.base import Evidence
+from unlearn_plugin.unlearners.muda import Muda
+
+QUICK = {"rounds": 2, "forget_steps": 4, "recover_steps": 10}
+
+
+def outputs(model: nn.Module, samples: Samples) -> Outputs:
+    return compute_outputs(model, samples, Accelerator(cpu=True), batch_size=256, progress=Progress(enabled=False))
+
+
+def alignment_with_retained(model: nn.Module, evidence: Evidence) -> float:
+    kept, forgotten = outputs(model, evidence.retain).features, outputs(model, evidence.forget).features
+    return float(alignment(forgotten, main_directions(kept.T @ kept / len(kept), 0.8)))
+
+
+def fresh_resnet(seed: int) -> nn.Module:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return timm.create_model("test_resnet", num_classes=10, in_chans=1)
+
+
+def class_request(seed: int) -> tuple[nn.Module, nn.Module, Evidence]:
+    """A timm net trained on real digits, the same retrained without one class, and the request for that class."""
+    images, labels = digits(seed)
+    images = F.interpolate(images[:250], size=(32, 32), mode="bilinear")
+    data: ImageData = image_data(images, labels[:250])
+    label = seed + 3
+    evidence = Evidence(
+        forget=Samples(data, (data.labels == label).nonzero().flatten()),
+        retain=Samples(data, (data.labels != label).nonzero().flatten()),
+        classes=10, forgotten_classes=(label,), fresh=fresh_resnet, accelerator=Accelerator(cpu=True), seed=seed,
+        progress=Progress(enabled=False),
+    )  # fmt: skip
+    models = []
+    for samples in (Samples(data, torch.arange(250)), evidence.retain):
+        model = fresh_resnet(seed)
+        train(
+            model, samples, Recipe(learning_rate=0.05, epochs=12, batch_size=32), accelerator=evidence.accelerator,
+            seed=seed, progress=evidence.progress,
+        )  # fmt: skip
+        models.append(model.eval())
+    return models[0], models[1], evidence
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_forgotten_class_aligns_with_retained_data_as_in_a_really_retrained_model(seed: int) -> None:
+    original, retrained, evidence = class_request(seed)
+    model = copy.deepcopy(original)
+    facts = Muda(recover_steps=20).unlearn(model, evidence)
+    before, after, wanted = (alignment_with_retained(each, evidence) for each in (original, model, retrained))
+    assert before < wanted
+    assert abs(after - wanted) < abs(before - wanted)
+    assert after > before
+    accuracy = {name: float(outputs(model, part).correct.float().mean())
+                for name, part in (("forget", evidence.forget), ("retain", evidence.retain))}  # fmt: skip
+    assert accuracy["forget"] < 0.1
+    assert accuracy["retain"] > 0.9
+    assert facts["rounds"] == 4
+    assert facts["first_directions_from"] == "retained data"
+
+
+def test_samples_become_less_certain_and_the_rest_is_kept(world: World) -> None:
+    evidence = world.evidence(torch.arange(20))
+    model = world.model()
+    facts = Muda(rounds=3, recover_steps=15, stop=False).unlearn(model, evidence)
+    before, after = outputs(world.model(), evidence.forget), outputs(model, evidence.forget)
+    assert float(after.margins.mean()) < float(before.margins.mean())
+    assert float(outputs(model, evidence.retain).correct.float().mean()) > 0.9
+    assert facts["first_directions_from"] == "record"
+    assert 1 <= facts["directions"] < facts["features"] == 256
+
+
+def test_the_first_directions_are_the_records_without_what_f_put_there(world: World) -> None:
+    evidence = world.evidence(torch.arange(20))
+    model = world.model()
+    rounds = module._Rounds(Muda(), model, evidence, evidence.retain)
+    basis, origin = rounds._first_basis()
+    statistics = module._one_pass(world.record)
+    own = outputs(model, evidence.forget).features.double()
+    moment = (statistics.second_moment * statistics.n - statistics.n / 96 * own.T @ own) / statistics.n
+    wanted = main_directions(moment.float(), 0.8)
+    assert origin == "record"
+    assert basis.shape == wanted.shape
+    overlap = torch.linalg.matrix_norm(basis.T @ wanted).square() / wanted.shape[1]
+    assert float(overlap) > 0.99
+
+
+def test_the_directions_follow_the_weights_from_round_to_round(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    plain = module._Rounds._forget_loss
+
+    def watched(self: object, model: nn.Module, batch: object) -> torch.Tensor:
+        seen.append(self.basis)
+        return plain(self, model, batch)
+
+    monkeypatch.setattr(module._Rounds, "_forget_loss", watched)
+    Muda(**QUICK, stop=False).unlearn(world.model(), world.evidence(torch.arange(20)))
+    assert len(seen) == 2 * 4
+    assert all(basis is seen[0] for basis in seen[:4])  # fixed within a round
+    assert seen[4] is not seen[0]
+
+
+def test_the_teacher_is_the_original_to_the_last_bit_and_shares_nothing(world: World) -> None:
+    model, evidence = world.model(), world.evidence(torch.arange(20))
+    rounds = module._Rounds(Muda(**QUICK), model, evidence, evidence.retain)
+    rounds.run()
+    for name, value in rounds.original.state_dict().items():
+        assert torch.equal(value, world.trained.state_dict()[name])
+    own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
+    assert own.isdisjoint(value.untyped_storage().data_ptr() for value in rounds.original.state_dict().values())
+    assert not any(parameter.requires_grad for parameter in rounds.original.parameters())
+    assert rounds.original_head is find_head(rounds.original)[1]
+
+
+def test_the_forget_loss_moves_the_model_and_nothing_else(world: World) -> None:
+    model, evidence = world.model().train(), world.evidence(torch.arange(20))
+    rounds = module._Rounds(Muda(), model, evidence, evidence.retain)
+    rounds.basis = rounds._measured_basis()
+    batch = next(iter(evidence.forget.loader(8)))
+    rounds._forget_loss(model, batch).backward()
+    assert all(float(parameter.grad.abs().max()) > 0 for parameter in model.parameters() if parameter.ndim > 1)
+    assert all(parameter.grad is None for parameter in rounds.original.parameters())
+
+
+def test_the_forget_phase_raises_the_alignment_with_the_directions_of_its_round(world: World) -> None:
+    model, evidence = world.model(), world.evidence(torch.arange(20))
+    rounds = module._Rounds(Muda(alpha=0.0), model, evidence, evidence.retain)
+    rounds.basis = rounds._measured_basis()
+    before = rounds._alignment_of_forget()
+    rounds._phase(evidence.forget, 10, rounds._forget_loss)
+    assert rounds._alignment_of_forget() > before + 0.01
+
+
+def test_the_record_is_read_back_over_one_epoch_and_no_further(world: World) -> None:
+    newest = module._one_pass(world.record)
+    assert newest.n >= len(world.train)
+    assert newest.last == recorded_features(world.record).last
+
+
+def test_it_stops_when_f_looks_like_data_never_seen(world: World) -> None:
+    evidence = world.evidence(torch.arange(20))
+    object.__setattr__(evidence, "tuning", evidence.retain)  # as sure of it as of F from the start
+    facts = Muda(rounds=6, forget_steps=6, recover_steps=3).unlearn(world.model(), evidence)
+    assert facts["rounds"] < 6
+    assert Muda(**QUICK, stop=False).unlearn(world.model(), evidence)["rounds"] == 2
+
+
+def test_without_retained_data_it_says_what_is_missing(world: World) -> None:
+    evidence = world.evidence(torch.arange(20))
+    object.__setattr__(evidence, "retain", evidence.retain.select([]))
+    with pytest.raises(UnlearnError, match="muda needs retained data"):
+        Muda().unlearn(world.model(), evidence)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rounds": 0}, {"forget_steps": 0}, {"recover_steps": 0}, {"learning_rate": 0.0}, {"alpha": -1.0},
+     {"energy": 0.0}, {"energy": 1.1}, {"distill": -1.0}, {"batch_size": 1}, {"alpha": math.inf}],
+)  # fmt: skip
+def test_options_out_of_range_are_refused_by_name(options: dict[str, object]) -> None:
+    with pytest.raises(UnlearnError, match=f"{next(iter(options))}=.*is out of range"):
+        Muda(**options)
+
+
+def test_a_record_without_features_is_no_obstacle(world: World, tmp_path: Path) -> None:
+    from tests.plugin.unlearners.trained_runs import RecordedRun
+
+    run = RecordedRun(tmp_path / "record", epochs=1)
+    evidence = world.evidence(torch.arange(20))
+    object.__setattr__(evidence, "record", run.record)
+    facts = Muda(rounds=1, forget_steps=1, recover_steps=1).unlearn(world.model(), evidence)
+    assert facts["first_directions_from"] == "retained data"
