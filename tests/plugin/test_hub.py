@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, ModelCard
 
 import unlearn_plugin
 from tests.plugin.hub_server import READER, WRITER, Hub, serve
-from tests.plugin.hub_store import Repository, files_of
+from tests.plugin.hub_store import Repository, files_of, regular
 from tests.plugin.release_folder import NAMES, make_folder
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.hub import Purged, note, plan, purge, push
@@ -228,33 +228,35 @@ def test_what_could_not_be_deleted_again_is_told_besides_the_failure(hub: Hub, f
     assert second.startswith(f"The repository {NAME} was made for it, and could not be deleted again (the Hub")
 
 
-def test_a_repository_somebody_wrote_to_meanwhile_is_not_deleted(
+@pytest.mark.parametrize("branch", ["main", "cleaned", "dev"])
+def test_a_push_does_not_overtake_somebody_else(
+    hub: Hub, folder: Path, old: Repository, monkeypatch: pytest.MonkeyPatch, branch: str
+) -> None:
+    commit_between(hub, monkeypatch, branch)
+    with pytest.raises(UnlearnError, match=r"answered 412 .*the repository has changed meanwhile"):
+        push(folder, NAME, revision=branch, endpoint=hub.address)
+    assert read(hub, branch) == {"notes.txt": b"by somebody else"}
+
+
+def test_a_new_repository_somebody_wrote_to_meanwhile_is_not_deleted(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit_between(hub, monkeypatch)
+    commit_between(hub, monkeypatch, "main")
     with pytest.raises(UnlearnError, match="answered 412"):
         push(folder, NAME, endpoint=hub.address)
     assert read(hub) == {"notes.txt": b"by somebody else"}
 
 
-def test_a_push_does_not_overtake_somebody_else(
-    hub: Hub, folder: Path, old: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit_between(hub, monkeypatch)
-    with pytest.raises(UnlearnError, match="answered 412 .*the repository has changed meanwhile"):
-        push(folder, NAME, endpoint=hub.address)
-    assert read(hub) == {"notes.txt": b"by somebody else"}
-
-
-def commit_between(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def commit_between(hub: Hub, monkeypatch: pytest.MonkeyPatch, branch: str) -> None:
     """Let somebody else commit after our upload and before our commit."""
     upload = HfApi.preupload_lfs_files
 
-    def upload_then_lose_the_race(*args: Any, **more: Any) -> None:
+    def upload_and_lose_the_race(*args: Any, **more: Any) -> None:
         upload(*args, **more)
-        hub.repositories[NAME].put({"notes.txt": b"by somebody else"})
+        ref, repository = f"refs/heads/{branch}", hub.repositories[NAME]
+        repository.commit(ref, {"notes.txt": regular(b"by somebody else")}, "notes", repository.refs[ref])
 
-    monkeypatch.setattr(HfApi, "preupload_lfs_files", upload_then_lose_the_race)
+    monkeypatch.setattr(HfApi, "preupload_lfs_files", upload_and_lose_the_race)
 
 
 @pytest.mark.parametrize(("token", "status"), [(READER, 403), ("hf_unknown", 401), (None, 401)])
