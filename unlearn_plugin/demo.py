@@ -3,6 +3,7 @@
 import csv
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +58,14 @@ def play(out: Path, say: Callable[[str], None]) -> Iterator[Outcome]:
     """
     if out.exists():
         raise UnlearnError(f"The folder {str(out)!r} exists already; give the demo a new name to write to.")
+    with _one_thread():
+        yield from _play(out, say)
+
+
+def _play(out: Path, say: Callable[[str], None]) -> Iterator[Outcome]:
+    say(f"Training test_resnet on {_TRAINED_ON} handwritten digits, {_WRONG_LABELS:.0%} of them with wrong labels ...")
     scene = make_scene(out)
-    say(f"Trained test_resnet on {_TRAINED_ON} digits with the hook on: training accuracy {scene.train_accuracy:.3f}.")
+    say(f"Trained with the hook on: training accuracy {scene.train_accuracy:.3f}. It remembers the wrong labels, too.")
     reference = None
     for method in ("retrain", "mini", "muda"):
         job = Job(
@@ -73,6 +80,17 @@ def play(out: Path, say: Callable[[str], None]) -> Iterator[Outcome]:
         say("\n$ " + as_command(job))
         yield run(job, progress=Progress())
         reference = reference or f"local-dir:{out / method}"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The same numbers whatever the number of cores; such small layers gain little from a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def as_command(job: Job) -> str:
