@@ -222,7 +222,7 @@ def curvature_along(
     for first in range(len(steps) - 1):
         second = first + 1
         gap = steps[second] - steps[first]
-        travel = rates[first] * rule.gain * (1.0 - float(rule.momentum**gap))
+        travel = rates[first] * rule.gain * (1.0 - math.pow(rule.momentum, gap))
         s = {name: weights[second][name] - value for name, value in weights[first].items()}
         y = {name: gradients[second][name] - value for name, value in gradients[first].items()}
         z = {name: value + travel * gradients[first][name] for name, value in s.items()}
@@ -272,12 +272,12 @@ def tail_bound(rho: float, steps: int, largest: float) -> float | None:
     Returns:
         The bound in units of weights; ``None`` if rho is 1 or more, when there is none.
     """
-    return rho**steps * largest / (1.0 - rho) if rho < 1.0 else None
+    return math.pow(rho, steps) * largest / (1.0 - rho) if rho < 1.0 else None
 
 
 def norm(tensors: Tensors) -> float:
     """Euclidean norm over all tensors together."""
-    return _dot(tensors, tensors) ** 0.5
+    return math.sqrt(_dot(tensors, tensors))
 
 
 def scaled(tensors: Tensors, factor: float) -> Tensors:

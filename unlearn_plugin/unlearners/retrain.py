@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.training_record import TrainingRecord
+from unlearn_hooks.updates import recorded_updates
 from unlearn_plugin.splits import Need
 from unlearn_plugin.training import OptimizerName, Recipe, ScheduleName, train
 from unlearn_plugin.unlearners.base import Evidence, Unlearner
@@ -22,9 +24,11 @@ class Retrain(Unlearner):
     """Train new random weights on R, by the recorded recipe of the original training where there is one.
 
     Every parameter and buffer is initialised anew, so nothing of F can be in the result. What is not recorded, such as
-    another loss than the cross-entropy, is not repeated; augmentation is that of the data given.
+    another loss than the cross-entropy, is not repeated; augmentation is that of the data given. A training that began
+    with pretrained weights is repeated by ``start=recorded``; the result is then free of F if those weights were.
 
     Attributes:
+        start: Where training begins.
         epochs: Passes over R.
         batch_size: Samples per step.
         optimizer: Kind of optimizer.
@@ -40,6 +44,9 @@ class Retrain(Unlearner):
     summary: ClassVar[str] = "Train a fresh model on the retained data alone; the yardstick of all others."
     source: ClassVar[str] = "standard: the definition of exact unlearning"
 
+    start: Literal["fresh", "recorded"] = field(
+        default="fresh", metadata={"help": "fresh: new random weights; recorded: the weights before the first step."}
+    )
     epochs: int | None = field(default=None, metadata={"help": "Passes over the retained data; 30 without a record."})
     batch_size: int | None = field(default=None, metadata={"help": "Samples per step; 64 without a record."})
     optimizer: OptimizerName | None = field(
@@ -64,6 +71,10 @@ class Retrain(Unlearner):
         recipe = self.recipe(evidence)
         fresh = evidence.fresh(evidence.seed)
         fresh.requires_grad_(True)
+        if self.start == "recorded":
+            fresh.load_state_dict(_first_weights(evidence.record, fresh))
+        else:
+            _check_all_trained(recipe, fresh)
         loss = train(
             fresh,
             evidence.retain,
@@ -101,3 +112,28 @@ class Retrain(Unlearner):
     def _set(self) -> dict[str, Any]:
         names = ("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "schedule")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def _first_weights(record: TrainingRecord | None, model: nn.Module) -> dict[str, Tensor]:
+    updates = recorded_updates(record) if record is not None else []
+    weights = updates[0].weights() if updates and updates[0].step == 0 else {}
+    if weights.keys() != model.state_dict().keys():
+        raise UnlearnError(
+            "start=recorded needs a record that holds all weights before the first step; take start=fresh, or train "
+            "again with Plan(updates=True, parameters=('*',))."
+        )
+    return weights
+
+
+def _check_all_trained(recipe: Recipe, model: nn.Module) -> None:
+    """A part that was never trained came from elsewhere; new random weights in its place would be no model."""
+    if recipe.recorded is None:
+        return
+    trained = {name for group in recipe.recorded.groups for name in group.names}
+    names = [name for name, _ in model.named_parameters()]
+    idle = [name for name in names if name not in trained]
+    if idle:
+        raise UnlearnError(
+            f"The recorded training left {len(idle)} of {len(names)} parameters as they were, such as {idle[0]!r}; "
+            f"repeat it from the same weights with -o start=recorded, or train all with -o optimizer=sgd."
+        )

@@ -213,6 +213,16 @@ def test_on_a_net_with_batchnorm_f_looks_less_trained_on_and_the_rest_stays(worl
     assert kept["after"] > kept["before"] - 0.1
 
 
+def test_the_running_statistics_are_measured_anew_for_the_corrected_weights(world: World) -> None:
+    evidence = world.evidence(torch.arange(20))
+    model = world.model()
+    Mini().unlearn(model, evidence)
+    with torch.no_grad():
+        inside = model[0](next(iter(evidence.retain.loader(len(evidence.retain))))[0])
+    torch.testing.assert_close(model[1].running_mean, inside.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model[1].running_var, inside.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
 def test_a_repair_with_hold_brings_the_retained_data_back_and_not_f(world: World) -> None:
     evidence = world.evidence(torch.arange(20))
 

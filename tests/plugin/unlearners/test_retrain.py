@@ -1,13 +1,19 @@
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests.conftest import BATCH, EPOCHS, World, fresh_net
-from tests.plugin.unlearners.trained_runs import RecordedRun
+from tests.plugin.unlearners.trained_runs import RecordedRun, linear
 from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.plan import Plan
+from unlearn_hooks.schedule import recorded_schedule
 from unlearn_hooks.training_record import weights_digest
 from unlearn_plugin.outputs import compute_outputs
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.training import Recipe, train
+from unlearn_plugin.unlearners import retrain as module
 from unlearn_plugin.unlearners.retrain import Retrain
 
 FORGET = torch.arange(20)
@@ -71,13 +77,47 @@ def test_what_is_set_wins_over_what_was_recorded(world: World) -> None:
     assert (other.optimizer, other.recorded, other.epochs) == ("adamw", None, 30)
 
 
-def test_a_record_by_an_unknown_optimizer_needs_the_options_to_be_set(world: World, tmp_path: object) -> None:
+def test_a_record_by_an_unknown_optimizer_needs_the_options_to_be_set(world: World, tmp_path: Path) -> None:
     run = RecordedRun(tmp_path / "record", kind=torch.optim.RMSprop, settings={"lr": 1e-3}, epochs=1)
     evidence = world.evidence(FORGET)
     object.__setattr__(evidence, "record", run.record)
     with pytest.raises(UnlearnError, match="optimizer RMSprop"):
         Retrain().recipe(evidence)
     assert Retrain(optimizer="sgd").recipe(evidence).optimizer == "sgd"
+
+
+def test_a_training_that_began_with_given_weights_is_repeated_from_them(tmp_path: Path) -> None:
+    run = RecordedRun(tmp_path / "record", start=linear(77).float(), epochs=2)
+    evidence = dataclasses.replace(run.evidence(), fresh=lambda seed: linear(seed).float())
+    model, plain = linear(0).float(), linear(77).float()
+    Retrain(start="recorded").unlearn(model, evidence)
+    train(
+        plain, evidence.retain, Recipe.of(run.record), accelerator=evidence.accelerator, seed=0,
+        progress=Progress(enabled=False),
+    )  # fmt: skip
+    assert weights_digest(model.state_dict()) == weights_digest(plain.state_dict())
+
+
+def test_a_start_that_was_not_recorded_is_refused(world: World, tmp_path: Path) -> None:
+    run = RecordedRun(tmp_path / "record", plan=Plan(updates=False), epochs=1)
+    for record in (run.record, None):
+        evidence = dataclasses.replace(world.evidence(FORGET), record=record)
+        with pytest.raises(UnlearnError, match="start=recorded needs a record that holds all weights"):
+            Retrain(start="recorded").unlearn(world.model(), evidence)
+
+
+def test_a_training_of_the_head_alone_is_not_repeated_on_a_random_body(tmp_path: Path) -> None:
+    start = linear(0)
+    start[1].weight.requires_grad_(False)
+    run = RecordedRun(tmp_path / "record", start=start, epochs=1)
+    schedule = recorded_schedule(run.record)
+    bias_only = dataclasses.replace(schedule.groups[0], names=("1.bias",))
+    recipe = dataclasses.replace(
+        Recipe.of(run.record), recorded=dataclasses.replace(schedule, history=((0, (bias_only,)),))
+    )
+    with pytest.raises(UnlearnError, match="left 1 of 2 parameters as they were, such as '1.weight'.*start=recorded"):
+        module._check_all_trained(recipe, linear(1))
+    module._check_all_trained(Recipe(), linear(1))
 
 
 def test_it_calls_itself_exact() -> None:
