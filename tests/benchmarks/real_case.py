@@ -66,7 +66,8 @@ def subset() -> tuple[Kept, Kept]:
 def train(folder: Path, arch: str, channels: int, train_set: Kept, seed: int, epochs: int) -> float:
     """Train the original with the hook on, and write its checkpoint and record; returns the seconds."""
     torch.manual_seed(seed)
-    model = timm.create_model(arch, num_classes=CLASSES, in_chans=channels)
+    shape = {"input_size": (channels, 32, 32), "crop_pct": 1.0, "mean": (0.5,) * channels, "std": (0.5,) * channels}
+    model = timm.create_model(arch, num_classes=CLASSES, in_chans=channels, pretrained_cfg_overlay=shape)
     loader = DataLoader(train_set, batch_size=100, shuffle=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
@@ -80,10 +81,7 @@ def train(folder: Path, arch: str, channels: int, train_set: Kept, seed: int, ep
                 optimizer.step()
                 schedule.step()
     seconds = time.perf_counter() - started
-    config = {"input_size": [channels, 32, 32], "crop_pct": 1.0, "mean": [0.5] * channels, "std": [0.5] * channels}
-    save_for_hf(
-        model, folder / "model", model_config=config, model_args={"in_chans": channels}, safe_serialization=True
-    )
+    save_for_hf(model, folder / "model", model_args={"in_chans": channels}, safe_serialization=True)
     return seconds
 
 
