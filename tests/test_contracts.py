@@ -26,7 +26,7 @@ class Ran:
     facts: dict[str, object] = field(default_factory=dict)
     random_state_kept: bool = False
     world_kept: bool = False
-    copies: list[tuple[nn.Module, str]] = field(default_factory=list)  # of the model, with the digest at the start
+    copies: list[tuple[nn.Module, str, str]] = field(default_factory=list)  # of the model; digests at the start
     built: list[nn.Module] = field(default_factory=list)  # fresh ones
     optimised: set[int] = field(default_factory=set)
 
@@ -35,6 +35,11 @@ def world_digest(world: World) -> str:
     rows = torch.arange(len(world.train))
     tensors = {"images": world.train.images(rows), "labels": world.train.labels, **world.trained.state_dict()}
     return weights_digest(tensors)
+
+
+def digests(model: nn.Module) -> tuple[str, str]:
+    """Digest of the parameters, and of the buffers."""
+    return weights_digest(dict(model.named_parameters())), weights_digest(dict(model.named_buffers()))
 
 
 def unlearn(name: str, world: World, forget: Tensor = FORGET) -> nn.Module:
@@ -62,7 +67,7 @@ def ran(name: str, world: World) -> Ran:
     def watched_copy(thing: object, *more: object) -> object:
         made = plain_copy(thing, *more)
         if thing is ran.model and isinstance(made, nn.Module):
-            ran.copies.append((made, weights_digest(made.state_dict())))
+            ran.copies.append((made, *digests(made)))
         return made
 
     def watched_init(self: torch.optim.Optimizer, *args: object, **kwargs: object) -> None:
@@ -129,19 +134,21 @@ def test_whoever_else_holds_the_original_and_the_data_finds_them_unchanged(ran: 
 def test_copies_of_the_model_share_no_storage_with_it(ran: Ran) -> None:
     """A teacher that shares storage with the student is always of its opinion."""
     own = {value.untyped_storage().data_ptr() for value in ran.model.state_dict().values()}
-    for made, _ in ran.copies:
+    for made, *_ in ran.copies:
         assert own.isdisjoint(value.untyped_storage().data_ptr() for value in made.state_dict().values())
 
 
-def test_a_frozen_copy_is_bit_identical_afterwards(ran: Ran) -> None:
-    for made, digest in ran.copies:
-        if not any(parameter.requires_grad for parameter in made.parameters()):
-            assert weights_digest(made.state_dict()) == digest
+def test_a_teacher_is_bit_identical_afterwards(ran: Ran) -> None:
+    """Its BatchNorm too. A frozen copy whose parameters moved is a running mean of the student, and no teacher."""
+    for made, parameters, buffers in ran.copies:
+        frozen = not any(parameter.requires_grad for parameter in made.parameters())
+        if frozen and digests(made)[0] == parameters:
+            assert digests(made)[1] == buffers
 
 
 def test_every_optimised_parameter_is_the_students_own(ran: Ran) -> None:
     """An optimizer that holds another copy's parameters trains that one, and the returned model stays as it was."""
-    teachers = {id(p) for made, _ in ran.copies for p in made.parameters() if not p.requires_grad}
+    teachers = {id(p) for made, *_ in ran.copies for p in made.parameters() if not p.requires_grad}
     assert ran.optimised.isdisjoint(teachers)
     if ran.optimised:
         students = {id(parameter) for each in (ran.model, *ran.built) for parameter in each.parameters()}

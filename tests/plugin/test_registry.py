@@ -4,7 +4,9 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.conftest import World
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin import registry
 from unlearn_plugin.registry import Family, metrics, unlearners
@@ -187,3 +189,18 @@ def test_a_method_is_described_with_needs_options_defaults_and_help(family: Fami
 def test_an_exact_method_says_so() -> None:
     assert "exact   yes" in unlearners().describe("retrain")
     assert "exact" not in unlearners().describe("finetune")
+
+
+def test_the_example_of_the_docs_is_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    page = (Path(registry.__file__).parents[1] / "docs" / "adding-a-method.md").read_text()
+    (tmp_path / "their_package.py").write_text(page.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    theirs = EntryPoint("shrink", "their_package:Shrink", "unlearn_plugin.unlearners")
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: [theirs])
+    model = world.model()
+    facts = unlearners().create("shrink", {"factor": "0.5"}).unlearn(model, world.evidence(torch.arange(5)))
+    assert facts == {"head": "8"}
+    assert torch.equal(model[8].weight, world.trained[8].weight / 2)
+    assert "factor=0.9  (a number)" in unlearners().describe("shrink")
+    with pytest.raises(UnlearnError, match="factor=2.0 is out of range"):
+        unlearners().create("shrink", {"factor": "2"})

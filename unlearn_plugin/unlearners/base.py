@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from accelerate import Accelerator
 from torch import nn
-from unlearn_hooks.training_record import TrainingRecord
 
+from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.data import Samples
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.splits import Need
