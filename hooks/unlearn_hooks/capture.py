@@ -14,10 +14,12 @@ from unlearn_hooks.errors import UnlearnError
 
 __all__ = [
     "HeadInput",
+    "ModuleOutput",
     "find_head",
     "head_input",
     "innermost_model",
     "innermost_optimizer",
+    "module_output",
     "watch_optimizer",
     "watch_training_entry",
     "watch_training_forward",
@@ -126,6 +128,50 @@ def head_input(model: nn.Module, head: str | nn.Module | None = None) -> Iterato
     finally:
         handle.remove()
         seen._features = None
+
+
+class ModuleOutput:
+    """The output of a module in the latest forward pass."""
+
+    def __init__(self) -> None:
+        self._output: Tensor | None = None
+
+    @property
+    def output(self) -> Float[Tensor, "n ..."]:
+        """The output, attached to the autograd graph.
+
+        Raises:
+            UnlearnError: If the module was not called yet, or did not return a tensor.
+        """
+        if self._output is None:
+            raise UnlearnError("The module was not called, or returned no tensor; name another one.")
+        return self._output
+
+
+@contextmanager
+def module_output(model: nn.Module, name: str) -> Iterator[ModuleOutput]:
+    """Watch the output of one module.
+
+    Args:
+        model: What is run inside.
+        name: Name of the module as in ``model.named_modules()``.
+
+    Yields:
+        An object whose `output` is what the module returned in the latest forward pass.
+    """
+    module = model.get_submodule(name)
+    seen = ModuleOutput()
+
+    def look(caller: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401  # whatever it returns
+        if caller is module:  # a deep copy of the model carries this hook as well
+            seen._output = output if isinstance(output, Tensor) else None
+
+    handle = module.register_forward_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+        seen._output = None
 
 
 def _is_training(module: nn.Module) -> bool:

@@ -114,7 +114,6 @@ class DataDescription:
         key: Gives a stable name to a root row; ``None`` takes `root_keys`.
     """
 
-
     def __init__(self, dataset: Any, key: Callable[[int], str] | None) -> None:  # noqa: ANN401
         self.dataset = dataset
         self.key = key

@@ -39,9 +39,7 @@ class _Sample:
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, _Sample)
-            and self._shape == other._shape
-            and bool((self._values == other._values).all())
+            isinstance(other, _Sample) and self._shape == other._shape and bool((self._values == other._values).all())
         )
 
     __hash__ = None  # type: ignore[assignment]  # compared, never a key

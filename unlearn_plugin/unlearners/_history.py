@@ -210,12 +210,10 @@ class History:
             rows: list[int] = [] if known is None else known.tolist()
             if not rows or any(row not in in_forget and row not in in_retain for row in rows):
                 return None
-            batches.append(
-                (
-                    forget.select([in_forget[row] for row in rows if row in in_forget]),
-                    retain.select([in_retain[row] for row in rows if row in in_retain]),
-                )
-            )
+            batches.append((
+                forget.select([in_forget[row] for row in rows if row in in_forget]),
+                retain.select([in_retain[row] for row in rows if row in in_retain]),
+            ))
         return batches
 
 

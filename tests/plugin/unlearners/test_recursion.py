@@ -259,9 +259,7 @@ def test_an_implicit_stride_takes_adams_metric_and_decoupled_decay() -> None:
 
 def test_a_stretch_without_any_rate_leaves_the_deviation_as_it_is() -> None:
     delta, impulse = {"w": torch.ones(2)}, {"w": torch.ones(2)}
-    still = implicit_stride(
-        delta, impulse, times={"w": 0.0}, rules={"w": Rule()}, curvature=lambda v: v, iterations=3
-    )
+    still = implicit_stride(delta, impulse, times={"w": 0.0}, rules={"w": Rule()}, curvature=lambda v: v, iterations=3)
     torch.testing.assert_close(still["w"], delta["w"])
     torch.testing.assert_close(stride(delta, impulse, times={"w": 0.0}, rules={"w": Rule()})["w"], delta["w"])
 
