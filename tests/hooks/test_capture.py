@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unlearn_hooks.capture import (
     find_head,
     head_input,
+    module_output,
     innermost_model,
     innermost_optimizer,
     watch_optimizer,
@@ -267,3 +268,27 @@ def test_wrappers_are_looked_through() -> None:
     base = torch.optim.SGD(model.parameters(), lr=0.1)
     assert innermost_optimizer(base) is base
     assert innermost_optimizer(timm.optim.Lookahead(base)) is base
+
+
+def test_the_output_of_a_module_is_seen_inside_and_forgotten_outside() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    inputs = torch.randn(5, 3)
+    with module_output(model, "1") as seen:
+        logits = model(inputs)
+        assert torch.equal(model[2](seen.output), logits)
+        assert seen.output.requires_grad
+    assert not model[1]._forward_hooks
+    with pytest.raises(UnlearnError, match="not called"):
+        _ = seen.output
+
+
+def test_a_module_that_returns_no_tensor_is_told() -> None:
+    class Pair(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return inputs, inputs
+
+    model = nn.Sequential(Pair())
+    with module_output(model, "0") as seen:
+        model(torch.ones(1))
+        with pytest.raises(UnlearnError, match="returned no tensor"):
+            _ = seen.output
