@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from unlearn_hooks.capture import (
     find_head,
     head_input,
-    module_output,
     innermost_model,
     innermost_optimizer,
+    module_output,
     watch_optimizer,
     watch_training_entry,
     watch_training_forward,
