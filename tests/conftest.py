@@ -1,6 +1,7 @@
 """The tiny world: real digits with some wrong labels, a small net with BatchNorm, its training run and its record."""
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.data import ImageData, Samples
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.unlearners.base import Evidence
+
+torch.set_num_threads(1)  # one thread for each worker, and for what the tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TRAINED, HELD_OUT, CLASSES, EPOCHS, BATCH = 96, 80, 10, 12, 32
 
