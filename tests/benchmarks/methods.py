@@ -10,6 +10,7 @@ directions (95 %) of R's. Seconds depend on the machine; `work` is their ratio t
 
 import argparse
 import copy
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "hooks")]
 
 from tests.conftest import digits, image_data
 from unlearn_hooks.plan import Plan

@@ -371,13 +371,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes | str, headers: Mapping[str, str] | None = None) -> None:
         content = body.encode() if isinstance(body, str) else body
+        self.hub.requests.append((self.command, self.path, status))  # before the client can look
         self.send_response(status)
         for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":  # an answer to HEAD has no body, or the next request goes out of step
             self.wfile.write(content)
-        self.hub.requests.append((self.command, self.path, status))
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing; `Hub.requests` has it all."""

@@ -113,8 +113,9 @@ def empty_data(scene: Scene, tmp: Path) -> Flags:
 
 
 def function(tmp: Path, body: str, name: str = "data") -> Flags:
-    (tmp / "usersdata.py").write_text(body)
-    return {"--data": f"usersdata:{name}", "--data-dir": None}
+    module = f"data_of_{tmp.name}"  # a name of its own: Python imports a module once
+    (tmp / f"{module}.py").write_text(body)
+    return {"--data": f"{module}:{name}", "--data-dir": None}
 
 
 def held_out_id(scene: Scene, tmp: Path) -> Flags:
