@@ -41,7 +41,7 @@ class L1Sparse(TrainedUnlearner):
     """
 
     needs: ClassVar[Need] = Need.RETAIN
-    summary: ClassVar[str] = "Finetune with an L1 penalty that fades; never looks at the forget data."
+    summary: ClassVar[str] = "Go on training on the retained data, under an L1 penalty that fades."
     source: ClassVar[str] = "Jia et al. 2023, arXiv 2304.04934"
     usual_rates: ClassVar[tuple[float, float]] = (0.07, 0.15)
 

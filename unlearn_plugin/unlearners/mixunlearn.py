@@ -98,7 +98,7 @@ class MixUnlearn(SteppedUnlearner):
     """
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
-    summary: ClassVar[str] = "Learn to forget from adversarially mixed samples; works without labels."
+    summary: ClassVar[str] = "Learn to forget from adversarially mixed samples, with or without labels."
     source: ClassVar[str] = "MixUnlearn, ICLR 2025, arXiv 2502.10288"
     usual_rates: ClassVar[tuple[float, float]] = (0.02, 0.02)
 

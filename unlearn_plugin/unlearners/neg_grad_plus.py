@@ -26,7 +26,7 @@ class NegGradPlus(SteppedUnlearner):
     """
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
-    summary: ClassVar[str] = "descend on what stays and ascend on what goes, in the same step"
+    summary: ClassVar[str] = "Descend on what stays and ascend on what goes, in the same step."
     source: ClassVar[str] = "Kurmanji et al. 2023, arXiv 2302.09880 (the baseline NegGrad+)"
     usual_rates: ClassVar[tuple[float, float]] = (0.05, 0.01)
 

@@ -59,7 +59,7 @@ class RandomLabel(SteppedUnlearner):
     """
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
-    summary: ClassVar[str] = "train what goes on random wrong labels, what stays on its own"
+    summary: ClassVar[str] = "Train what goes on random wrong labels, what stays on its own."
     source: ClassVar[str] = "Golatkar et al. 2020, arXiv 1911.04933; Graves et al. 2021, arXiv 2010.10981"
     usual_rates: ClassVar[tuple[float, float]] = (0.005, 0.02)
 

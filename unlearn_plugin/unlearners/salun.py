@@ -49,7 +49,7 @@ class SalUn(RandomLabel):
     """
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
-    summary: ClassVar[str] = "random labels for what goes, on the weights that matter to it alone"
+    summary: ClassVar[str] = "Random labels for what goes, on the weights that matter to it alone."
     source: ClassVar[str] = "Fan et al. 2024, arXiv 2310.12508"
 
     sparsity: float = field(default=0.5, metadata={"help": "share of the weights that may not move"})

@@ -60,7 +60,7 @@ class Scrub(SteppedUnlearner):
     """
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
-    summary: ClassVar[str] = "a student that disobeys the original on what goes and obeys it on what stays"
+    summary: ClassVar[str] = "Teach a student to disobey the original on what goes and to obey it on what stays."
     source: ClassVar[str] = "Kurmanji et al. 2023, arXiv 2302.09880"
     usual_rates: ClassVar[tuple[float, float]] = (0.05, 0.05)
 

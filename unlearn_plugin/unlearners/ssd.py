@@ -106,9 +106,7 @@ class SSD(Unlearner):
     """
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
-    summary: ClassVar[str] = (
-        "Dampen weights that matter to the forget data alone; for classes, blind to random samples."
-    )
+    summary: ClassVar[str] = "Dampen weights that matter to the forget data alone; hardly touches random samples."
     source: ClassVar[str] = "Foster et al. 2024, arXiv 2308.07707"
 
     alpha: float | None = field(

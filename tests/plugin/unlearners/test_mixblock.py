@@ -85,6 +85,15 @@ def test_the_mask_is_the_attention_over_the_second_images_values() -> None:
     assert torch.allclose(mask, torch.sigmoid(torch.full((1, 1, 2, 2), 6.0)))
 
 
+def test_the_second_image_is_told_its_own_share() -> None:
+    made = block(1)
+    with torch.no_grad():
+        made.value.weight.copy_(torch.tensor([0.0, 2.0]).reshape(1, 2, 1, 1))  # of the channel that holds 1 - lambda
+    mask = made(torch.randn(1, 1, 2, 2), torch.randn(1, 1, 2, 2), 0.25, (2, 2))
+    wanted = torch.sigmoid(2.0 * torch.tensor(0.75) + torch.tensor(0.25).logit())
+    assert torch.allclose(mask, wanted.expand(1, 1, 2, 2))
+
+
 def test_the_share_is_seen_by_the_attention() -> None:
     made = block()
     nn.init.normal_(made.value.weight)
