@@ -192,7 +192,7 @@ def test_an_exact_method_says_so() -> None:
 
 
 def test_the_example_of_the_docs_is_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> None:
-    page = (Path(registry.__file__).parents[1] / "docs" / "adding-a-method.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "adding-a-method.md").read_text()
     (tmp_path / "their_package.py").write_text(page.split("```python\n")[1].split("```")[0])
     monkeypatch.syspath_prepend(str(tmp_path))
     theirs = EntryPoint("shrink", "their_package:Shrink", "unlearn_plugin.unlearners")
