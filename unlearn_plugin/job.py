@@ -1,7 +1,6 @@
 """Job: what the user asked for. `prepare` checks all of it, and lists everything wrong at once, before any work."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.ids import data_fingerprint
@@ -233,9 +233,8 @@ def make_accelerator(device: str | None) -> Accelerator:
         usable = ", ".join(name for name, here in there.items() if here)
         raise UnlearnError(f"The device {device!r} is not available here; this machine has: {usable}.")
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may run several jobs on different devices
-    if device and ":" in device:
-        os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    return Accelerator(cpu=device == "cpu")
+    with patch_environment(**({"ACCELERATE_TORCH_DEVICE": device} if device and ":" in device else {})):
+        return Accelerator(cpu=device == "cpu")
 
 
 def _check_out(out: Path) -> str | None:

@@ -12,7 +12,7 @@ from unlearn_plugin.job import Job, Prepared, prepare
 from unlearn_plugin.pipeline import make_trial, measure_all
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.report.html import render_html
-from unlearn_plugin.report.report import read_report
+from unlearn_plugin.report.report import read_report, rounded
 from unlearn_plugin.verdict import decide
 
 __all__ = ["Verification", "verify"]
@@ -86,11 +86,14 @@ def verify(
 
 def _check_verdict(report: Mapping[str, Any]) -> list[str]:
     told = report["overall"]
-    found = asdict(decide(report))
+    try:
+        found = rounded(asdict(decide(report)))
+    except (KeyError, TypeError, AttributeError) as error:  # the forms a missing or misshapen field takes
+        return [f"report.json: the verdict cannot be computed from it, a field is missing or misshapen ({error!r})."]
     return [
         f"report.json: overall.{name} is {told.get(name)!r}, and the measurements give {value!r}."
-        for name, value in json.loads(json.dumps(found)).items()
-        if told.get(name) != value and not (isinstance(value, float) and abs(told[name] - value) < 1e-6)
+        for name, value in found.items()
+        if told.get(name) != value
     ]
 
 

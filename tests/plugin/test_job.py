@@ -1,6 +1,7 @@
 """A job is checked as a whole before anything is done."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,9 @@ def test_the_processor_is_always_there_and_an_unknown_device_is_not() -> None:
     assert make_accelerator("cpu").device.type == "cpu"
     with pytest.raises(UnlearnError, match=r"this machine has: cpu"):
         make_accelerator("quantum")
+
+
+def test_a_numbered_device_is_taken_and_leaves_the_environment_as_it_was() -> None:
+    before = dict(os.environ)
+    assert str(make_accelerator("cpu:0").device) == "cpu:0"
+    assert dict(os.environ) == before

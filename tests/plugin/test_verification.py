@@ -67,6 +67,18 @@ def test_a_forged_verdict_is_found(copy: Path) -> None:
     assert any("overall.status" in finding for finding in verify(copy).findings)
 
 
+@pytest.mark.parametrize(("field", "value"), [("margin", None), ("margin", 0.5), ("released", True), ("limits", [])])
+def test_every_part_of_the_verdict_is_computed_again(copy: Path, field: str, value: object) -> None:
+    forge(copy, lambda report: report["overall"].update({field: value}))
+    assert any(f"overall.{field}" in finding for finding in verify(copy).findings)
+
+
+def test_a_report_the_verdict_cannot_be_computed_from_is_a_finding_and_no_crash(copy: Path) -> None:
+    shutil.rmtree(copy.with_name("out.private"))
+    forge(copy, lambda report: report["measurements"]["membership"]["after"]["details"].pop("lower975"))
+    assert any("cannot be computed" in finding for finding in verify(copy).findings)
+
+
 def test_a_forged_measurement_is_found_by_measuring_again(copy: Path) -> None:
     forge(copy, lambda report: report["measurements"]["membership"]["after"].update(value=0.5))
     assert any(finding.startswith("membership (after)") for finding in verify(copy).findings)
