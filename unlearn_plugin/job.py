@@ -1,318 +1,143 @@
-"""Job: what the user asked for. `prepare` checks all of it, and lists everything wrong at once, before any work."""
+"""Job: what the user asked for. The one place that names the flags; the command line and job.yaml are made from it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from enum import Enum
+from typing import Annotated, Any
 
-import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import patch_environment
+__all__ = ["Flag", "Group", "Job", "flags"]
 
-from unlearn_hooks.errors import UnlearnError
-from unlearn_hooks.ids import data_fingerprint
-from unlearn_hooks.training_record import TrainingRecord
-from unlearn_plugin.checkpoint import Checkpoint
-from unlearn_plugin.data import DataSource, ImageData, load_data
-from unlearn_plugin.manifest import ForgetManifest
-from unlearn_plugin.registry import unlearners
-from unlearn_plugin.splits import Need, Splits
-from unlearn_plugin.unlearners.base import Unlearner
 
-__all__ = ["Job", "Prepared", "prepare"]
+class Group(Enum):
+    """Under which heading a flag stands in the help; in that order."""
 
-T = TypeVar("T")
+    MODEL = "model"
+    DATA = "data"
+    REQUEST = "request"
+    METHOD = "method"
+    JUDGE = "judge"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a field of `Job` means.
+
+    Attributes:
+        group: Its heading in the help.
+        metavar: What its value is called.
+        help: One sentence or two.
+        path: The value is a path, or may be one; in a file, it is relative to the folder of that file.
+        public: The value may be published. Nothing may, unless it says so here.
+    """
+
+    group: Group
+    metavar: str
+    help: str
+    path: bool = False
+    public: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One unlearning request, as given on the command line; every field is a flag of ``unlearn apply``.
+    """One unlearning request.
 
-    Attributes:
-        model: timm name, ``hf-hub:org/name``, ``local-dir:folder``, or a weights file.
-        forget: The forget manifest.
-        method: Name of the unlearner.
-        out: Folder to write; must not exist yet.
-        data_dir: Folder of the data.
-        dataset: timm reader name such as ``torch/cifar10``; empty for class folders.
-        train_split: Name of the split the model was trained on.
-        val_split: Name of the split it was never trained on.
-        class_map: File that maps class names to indices.
-        data: ``package.module:function`` returning (train, held-out) data sets, instead of `data_dir`.
-        arch: Architecture of a weights file, or ``package.module:function``.
-        num_classes: Size of the head, where it cannot be read off the weights.
-        in_chans: Image channels, likewise.
-        input_size: Side of the square input in pixels, likewise.
-        crop_pct: Share of the resized image that the centre crop keeps, likewise.
-        mean: Per-channel mean the images are normalised with.
-        std: Per-channel standard deviation, likewise.
-        record: Folder the training hook wrote.
-        options: Options of the method as text, by name.
-        reference: A model retrained without the forget data, for the judge alone.
-        retain_fraction: Share of the retained data the method may use.
-        seed: Randomness of the method and of the judge.
-        batch_size: Samples per forward pass of the judge.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``None`` takes the best there is.
+    Every field is a flag of ``unlearn apply`` (``data_dir`` is ``--data-dir``, ``options`` is ``-o``), a key of
+    job.yaml and an argument of `unlearn_plugin.apply`; its meaning stands beside it.
     """
 
-    model: str
-    forget: str
-    method: str
-    out: str
-    data_dir: str | None = None
-    dataset: str = ""
-    train_split: str = "train"
-    val_split: str = "validation"
-    class_map: str | None = None
-    data: str | None = None
-    arch: str | None = None
-    num_classes: int | None = None
-    in_chans: int | None = None
-    input_size: int | None = None
-    crop_pct: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    record: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    reference: str | None = None
-    retain_fraction: float = 1.0
-    seed: int = 0
-    batch_size: int = 256
-    device: str | None = None
+    model: Annotated[
+        str, Flag(Group.MODEL, "MODEL", "timm name, hf-hub:ORG/NAME, local-dir:FOLDER, or a weights file.", path=True)
+    ]
+    arch: Annotated[
+        str | None,
+        Flag(Group.MODEL, "ARCH", "Architecture of a weights file: a timm name, or package.module:function."),
+    ] = None
+    num_classes: Annotated[
+        int | None, Flag(Group.MODEL, "N", "Size of the head, where it cannot be read off the weights.", public=True)
+    ] = None
+    in_chans: Annotated[
+        int | None, Flag(Group.MODEL, "N", "Image channels, where they cannot be read off the weights.", public=True)
+    ] = None
+    input_size: Annotated[int | None, Flag(Group.MODEL, "PIXELS", "Side of the square input.", public=True)] = None
+    crop_pct: Annotated[
+        float | None,
+        Flag(Group.MODEL, "SHARE", "Share of the resized image that the centre crop keeps.", public=True),
+    ] = None
+    mean: Annotated[
+        tuple[float, ...] | None,
+        Flag(Group.MODEL, "M", "Mean to normalise with; once, or once per channel.", public=True),
+    ] = None
+    std: Annotated[
+        tuple[float, ...] | None,
+        Flag(Group.MODEL, "S", "Standard deviation to normalise with; likewise.", public=True),
+    ] = None
+    data_dir: Annotated[
+        str | None,
+        Flag(
+            Group.DATA,
+            "DIR",
+            "Folder with train/ and validation/ of class folders, or the root of --dataset.",
+            path=True,
+        ),
+    ] = None
+    dataset: Annotated[
+        str, Flag(Group.DATA, "NAME", "timm reader name, such as torch/cifar10; leave out for class folders.")
+    ] = ""
+    train_split: Annotated[str, Flag(Group.DATA, "NAME", "Split the model was trained on.")] = "train"
+    val_split: Annotated[str, Flag(Group.DATA, "NAME", "Split it was never trained on.")] = "validation"
+    class_map: Annotated[str | None, Flag(Group.DATA, "FILE", "File that maps class names to indices.", path=True)] = (
+        None
+    )
+    data: Annotated[
+        str | None,
+        Flag(Group.DATA, "PKG.MOD:FUNC", "Function returning (train, held-out) data sets, instead of --data-dir."),
+    ] = None
+    forget: Annotated[
+        str,
+        Flag(Group.REQUEST, "FILE", "Forget manifest: CSV, JSONL or text of sample ids or class=NAME.", path=True),
+    ]
+    method: Annotated[str, Flag(Group.METHOD, "NAME", "The unlearner; see `unlearn methods`.", public=True)]
+    options: Annotated[
+        Mapping[str, str],
+        Flag(Group.METHOD, "KEY=VALUE", "Option of the method, repeatable; see `unlearn methods NAME`.", public=True),
+    ] = field(default_factory=dict)
+    record: Annotated[str | None, Flag(Group.METHOD, "DIR", "What the training hook recorded.", path=True)] = None
+    retain_fraction: Annotated[
+        float, Flag(Group.METHOD, "SHARE", "Share of the retained data the method may use.", public=True)
+    ] = 1.0
+    seed: Annotated[int, Flag(Group.METHOD, "N", "Randomness of the method and of the judge.", public=True)] = 0
+    device: Annotated[
+        str | None,
+        Flag(Group.METHOD, "DEVICE", "cpu, cuda, cuda:1 or mps; the best there is when left out.", public=True),
+    ] = None
+    reference: Annotated[
+        str | None,
+        Flag(Group.JUDGE, "MODEL", "Model retrained without the forget data; the judge alone sees it.", path=True),
+    ] = None
+    batch_size: Annotated[int, Flag(Group.JUDGE, "N", "Samples per forward pass of the judge.", public=True)] = 256
+    out: Annotated[
+        str, Flag(Group.OUTPUT, "OUT", "Folder to write: weights, report.json, report.html, model card.", path=True)
+    ]
 
     def as_dict(self) -> dict[str, Any]:
         """The job as plain JSON values; it holds paths, so it is kept in private."""
         return dataclasses.asdict(self)
-
-    def load_checkpoint(self, name: str) -> Checkpoint:
-        """Load a model of this job's architecture.
-
-        Args:
-            name: `model` or `reference`.
-
-        Returns:
-            The checkpoint.
-
-        Raises:
-            UnlearnError: If it cannot be loaded.
-        """
-        return Checkpoint.load(
-            name,
-            arch=self.arch,
-            num_classes=self.num_classes,
-            in_chans=self.in_chans,
-            input_size=self.input_size,
-            crop_pct=self.crop_pct,
-            mean=self.mean,
-            std=self.std,
-        )
 
     @property
     def has_data(self) -> bool:
         """Whether it is said where the data are."""
         return bool(self.data_dir or self.data)
 
-    @property
-    def source(self) -> DataSource:
-        """Where the data come from."""
-        return DataSource(
-            data_dir=self.data_dir,
-            dataset=self.dataset,
-            train_split=self.train_split,
-            val_split=self.val_split,
-            class_map=self.class_map,
-            function=self.data,
-        )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A job whose every part was loaded and found sound."""
-
-    job: Job
-    method: Unlearner
-    checkpoint: Checkpoint
-    reference: Checkpoint | None
-    manifest: ForgetManifest
-    train: ImageData
-    splits: Splits
-    record: TrainingRecord | None
-    accelerator: Accelerator
-
-
-class _Findings:
-    """Gathers what is wrong, so that the user hears all of it at once."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-
-    def attempt(self, part: Callable[[], T]) -> T | None:
-        """Run one check; keep its complaint and go on."""
-        try:
-            return part()
-        except UnlearnError as error:
-            self.found.extend(error.findings)
-            return None
-
-    def add(self, finding: str | None) -> None:
-        if finding:
-            self.found.append(finding)
-
-
-def prepare(job: Job, *, writing: bool = True) -> Prepared:
-    """Check the whole job and load its parts; nothing is written and no tensor is changed.
-
-    Args:
-        job: What the user asked for.
-        writing: Whether `out` is to be written, and so must not exist yet.
+def flags() -> dict[str, tuple[Any, Flag]]:
+    """The fields of `Job`, in the order of their groups.
 
     Returns:
-        The loaded parts.
-
-    Raises:
-        UnlearnError: With every finding at once.
+        Type and meaning of each, by name.
     """
-    findings = _Findings()
-    findings.add(_check_out(Path(job.out)) if writing else None)
-    for finding in _check_numbers(job):
-        findings.add(finding)
-    method = findings.attempt(lambda: unlearners().create(job.method, job.options))
-    accelerator = findings.attempt(lambda: make_accelerator(job.device))
-    checkpoint = findings.attempt(lambda: job.load_checkpoint(job.model))
-    manifest = findings.attempt(lambda: ForgetManifest.read(Path(job.forget)))
-    record = findings.attempt(lambda: TrainingRecord.open(Path(str(job.record)))) if job.record else None
-    reference = findings.attempt(lambda: job.load_checkpoint(str(job.reference))) if job.reference else None
-    data = findings.attempt(lambda: load_data(job.source, checkpoint)) if checkpoint and job.has_data else None
-    splits = None
-    if data and manifest:
-        splits = findings.attempt(
-            lambda: Splits.make(manifest, *data, seed=job.seed, retain_fraction=job.retain_fraction)
-        )
-    if method:
-        findings.add(_check_needs(job, method))
-    if checkpoint and reference:
-        findings.add(_check_reference(checkpoint, reference))
-    if record and checkpoint:
-        findings.add(_check_record_of_model(record, checkpoint))
-    if record and data:
-        findings.add(_check_record_of_data(record, data[0]))
-    if findings.found:
-        raise UnlearnError.of(findings.found)
-    if not (method and accelerator and checkpoint and manifest and data and splits):
-        raise RuntimeError("a part is missing without a finding")  # a bug of ours, not the user's mistake
-    return Prepared(
-        job=job,
-        method=method,
-        checkpoint=checkpoint,
-        reference=reference,
-        manifest=manifest,
-        train=data[0],
-        splits=splits,
-        record=record,
-        accelerator=accelerator,
-    )
-
-
-def make_accelerator(device: str | None) -> Accelerator:
-    """Make the Accelerator for a device.
-
-    Args:
-        device: ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``None`` for the best there is.
-
-    Returns:
-        An accelerator on that device; fp32.
-
-    Raises:
-        UnlearnError: If the device is unknown or not there.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    kind = (device or "cpu").partition(":")[0]
-    if not there.get(kind, False):
-        usable = ", ".join(name for name, here in there.items() if here)
-        raise UnlearnError(f"The device {device!r} is not available here; this machine has: {usable}.")
-    AcceleratorState._reset_state(reset_partial_state=True)  # one process may run several jobs on different devices
-    with patch_environment(**({"ACCELERATE_TORCH_DEVICE": device} if device and ":" in device else {})):
-        return Accelerator(cpu=device == "cpu")
-
-
-def _check_out(out: Path) -> str | None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        return f"The output folder {str(out)!r} exists already; choose a new name, or remove it first."
-    if not out.absolute().parent.is_dir():
-        return f"The folder {str(out.absolute().parent)!r}, which is to hold the output, does not exist; create it."
-    return None
-
-
-def _check_numbers(job: Job) -> list[str]:
-    findings = []
-    if job.batch_size < 1:
-        findings.append(f"--batch-size {job.batch_size} is too small; take 1 or more.")
-    if not 0 <= job.seed < 2**32:
-        findings.append(f"--seed {job.seed} is out of range; take 0 to {2**32 - 1}.")
-    if not job.has_data:
-        findings.append("There is no data: give --data-dir FOLDER, or --data package.module:function.")
-    return findings
-
-
-def _check_needs(job: Job, method: Unlearner) -> str | None:
-    if Need.RECORD in method.needs and not job.record:
-        return (
-            f"The method {job.method!r} needs the record of the training run; give --record FOLDER, "
-            f"or take a method that needs none ({', '.join(_without_record())})."
-        )
-    return None
-
-
-def _without_record() -> list[str]:
-    family = unlearners()
-    return [name for name in family.names() if Need.RECORD not in family.get(name).needs]
-
-
-def _check_reference(checkpoint: Checkpoint, reference: Checkpoint) -> str | None:
-    if reference.digest == checkpoint.digest:
-        return (
-            "The reference holds the same weights as the model; give a model that was retrained without "
-            "the forget data, or leave --reference out."
-        )
-    if reference.num_classes != checkpoint.num_classes:
-        return (
-            f"The reference has {reference.num_classes} classes and the model {checkpoint.num_classes}; "
-            f"give a reference of the same task."
-        )
-    return None
-
-
-def _check_record_of_model(record: TrainingRecord, checkpoint: Checkpoint) -> str | None:
-    recorded = {entry["name"]: tuple(entry["shape"]) for entry in record.manifest["parameters"]}
-    present = {name: tuple(parameter.shape) for name, parameter in checkpoint.model.named_parameters()}
-    if recorded == present:
-        return None
-    differing = sorted(name for name in recorded.keys() | present.keys() if recorded.get(name) != present.get(name))
-    first = differing[0]
-    return (
-        f"The record is of another model: {len(differing)} parameters differ, the first is {first!r} "
-        f"(record: {recorded.get(first, 'absent')}, model: {present.get(first, 'absent')}); "
-        f"give the record of the run that trained this model."
-    )
-
-
-def _check_record_of_data(record: TrainingRecord, train: ImageData) -> str | None:
-    if record.data["n"] != len(train.ids):
-        return (
-            f"The record is of other data: it was trained on {record.data['n']} samples, and the data given "
-            f"have {len(train.ids)}; give the same training split."
-        )
-    if record.ids is not None and set(record.ids) != set(train.ids):
-        strange = sorted(set(record.ids) - set(train.ids))
-        return (
-            f"The record is of other data: {len(strange)} of its sample ids are not in the data given, such as "
-            f"{strange[0]!r}; give the same --data-dir and split."
-        )
-    fingerprint = record.data.get("fingerprint")
-    position = {name: row for row, name in enumerate(train.ids)}
-    order = [position[name] for name in record.ids] if record.ids is not None else list(range(len(train.ids)))
-    if fingerprint and fingerprint != data_fingerprint(train.labels[torch.tensor(order)]):
-        return "The record is of other data: the labels differ from those it was trained with; give the same data."
-    return None
+    hints = {name: typing.get_args(hint) for name, hint in typing.get_type_hints(Job, include_extras=True).items()}
+    order = list(Group)
+    return dict(sorted(hints.items(), key=lambda item: order.index(item[1][1].group)))

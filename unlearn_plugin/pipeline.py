@@ -20,8 +20,9 @@ from torch import nn
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.evidence import private_folder, write_digests
 from unlearn_plugin.guard import inspect_change
-from unlearn_plugin.job import Job, Prepared, prepare
+from unlearn_plugin.job import Job
 from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.preparation import Prepared, prepare
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.card import render_card

@@ -8,8 +8,9 @@ from typing import Any
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.evidence import check_digests, private_folder
-from unlearn_plugin.job import Job, Prepared, prepare
+from unlearn_plugin.job import Job
 from unlearn_plugin.pipeline import make_trial, measure_all
+from unlearn_plugin.preparation import Prepared, load_model, prepare
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.report.html import render_html
 from unlearn_plugin.report.report import read_report, rounded
@@ -137,7 +138,7 @@ def _measure_again(
 ) -> None:
     after = None
     if report["model"]["after"]:
-        checkpoint = prepared.job.load_checkpoint(f"local-dir:{out}")
+        checkpoint = load_model(prepared.job, f"local-dir:{out}")
         after = checkpoint.model
         same = checkpoint.digest == report["model"]["after"]["digest"]
         found.note(

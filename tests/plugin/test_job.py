@@ -1,62 +1,24 @@
-"""A job is checked as a whole before anything is done."""
+"""Job: every field says what it means, and nothing is published unless it says so."""
 
-import dataclasses
-import os
-from pathlib import Path
+from dataclasses import fields
 
-import pytest
-import torch
-
-from tests.plugin.conftest import job_for
-from unlearn_hooks.errors import UnlearnError
-from unlearn_plugin.demo import Scene
-from unlearn_plugin.job import Job, make_accelerator, prepare
-
-
-def test_a_sound_job_is_loaded_with_all_its_parts(scene: Scene, tmp_path: Path) -> None:
-    prepared = prepare(job_for(scene, tmp_path / "out"))
-    assert len(prepared.splits.forget) == 100
-    assert len(prepared.splits.retain) == 600
-    assert len(prepared.splits.tuning) + len(prepared.splits.verdict) == 1097
-    assert prepared.checkpoint.num_classes == 10
-    assert prepared.record is not None
-
-
-def test_all_findings_come_in_one_error(scene: Scene, tmp_path: Path) -> None:
-    job = job_for(scene, tmp_path / "out", method="magic", forget=str(tmp_path / "none.csv"), seed=-1, batch_size=0)
-    with pytest.raises(UnlearnError) as caught:
-        prepare(job)
-    assert len(caught.value.findings) == 4
-
-
-def test_preparing_changes_neither_the_global_rng_nor_the_disk(scene: Scene, tmp_path: Path) -> None:
-    state = torch.random.get_rng_state()
-    prepare(job_for(scene, tmp_path / "out"))
-    assert torch.equal(state, torch.random.get_rng_state())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_existing_output_is_a_finding_only_when_writing(scene: Scene, finetuned: object, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    job = job_for(scene, tmp_path)
-    with pytest.raises(UnlearnError, match="exists already"):
-        prepare(job)
-    assert prepare(job, writing=False).job is job
+from unlearn_plugin.job import Group, Job, flags
 
 
 def test_a_job_survives_the_round_trip_through_plain_values() -> None:
     job = Job(model="m", forget="f", method="mini", out="o", mean=(0.5,), options={"a": "1"})
     assert Job(**job.as_dict()) == job
-    assert {field.name for field in dataclasses.fields(Job)} == set(job.as_dict())
+    assert {field.name for field in fields(Job)} == set(job.as_dict())
 
 
-def test_the_processor_is_always_there_and_an_unknown_device_is_not() -> None:
-    assert make_accelerator("cpu").device.type == "cpu"
-    with pytest.raises(UnlearnError, match=r"this machine has: cpu"):
-        make_accelerator("quantum")
+def test_every_field_has_a_meaning_in_a_sentence_and_the_groups_stand_together() -> None:
+    meanings = [flag for _, flag in flags().values()]
+    assert {field.name for field in fields(Job)} == set(flags())
+    assert all(flag.help.endswith(".") for flag in meanings)
+    seen = [flag.group for flag in meanings]
+    assert list(dict.fromkeys(seen)) == list(Group)
+    assert sum(one is not other for one, other in zip(seen, seen[1:], strict=False)) == len(Group) - 1
 
 
-def test_a_numbered_device_is_taken_and_leaves_the_environment_as_it_was() -> None:
-    before = dict(os.environ)
-    assert str(make_accelerator("cpu:0").device) == "cpu:0"
-    assert dict(os.environ) == before
+def test_nothing_that_may_be_a_path_is_public() -> None:
+    assert [name for name, (_, flag) in flags().items() if flag.path and flag.public] == []

@@ -1,0 +1,52 @@
+"""``unlearn apply``: unlearn a forget manifest from a model, and judge the result."""
+
+from typing import Any
+
+import click
+
+from unlearn_plugin.cli.display import comparison, plan_of
+from unlearn_plugin.cli.options import job_options, make_job
+
+__all__ = ["apply"]
+
+REFUSED = 3  # exit code: done, but the verdict refuses release
+_COLOURS = {
+    "NO_RESIDUAL_DETECTED": "green",
+    "EXACT_BY_PROCESS": "green",
+    "INCONCLUSIVE": "yellow",
+    "LOW_SIDE": "yellow",
+}
+
+
+@click.command(short_help="Unlearn a forget manifest from a model, and judge the result.")
+@job_options
+@click.option("--dry-run", is_flag=True, help="Check the whole job and say what would be done; write nothing.")
+def apply(dry_run: bool, **given: Any) -> None:  # noqa: ANN401  # every flag is a field of Job
+    """Unlearn a forget manifest from a model, judge the result, and write weights and report to OUT.
+
+    \b
+    unlearn apply --model local-dir:model --data-dir data --forget forget.csv \\
+        --record record --method mini --out cleaned
+    unlearn apply --model net.pth --arch resnet18 --dataset torch/cifar10 --data-dir cifar \\
+        --forget ids.txt --method finetune -o epochs=5 --out cleaned
+
+    Everything is checked first, and all that is wrong is listed at once. Published files hold counts and
+    digests, never sample ids; OUT.private, which must stay with you, holds the paths that repeat the job.
+    """  # noqa: D301  # click knows \b as a character
+    from unlearn_plugin.pipeline import run
+    from unlearn_plugin.preparation import prepare
+
+    job = make_job(given)
+    if dry_run:
+        click.echo(plan_of(prepare(job)))
+        return
+    outcome = run(job)
+    overall = outcome.report["overall"]
+    click.echo(comparison([outcome.report]))
+    click.secho(overall["status"], fg=_COLOURS.get(overall["status"], "red"), bold=True)
+    click.echo(overall["statement"])
+    for reason in overall["reasons"]:
+        click.echo(f"  - {reason}")
+    click.echo(f"\nreport: {outcome.folder / 'report.html'}")
+    if not outcome.verdict.released:
+        raise click.exceptions.Exit(REFUSED)

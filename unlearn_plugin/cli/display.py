@@ -1,0 +1,81 @@
+"""What people read in the terminal: tables and plans, as text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["comparison", "plan_of", "purge_of"]
+
+
+def plan_of(prepared: Any) -> str:  # noqa: ANN401  # Prepared; importing it here would load torch
+    """What a checked job would do, in lines."""
+    from dataclasses import asdict
+
+    job, splits, checkpoint = prepared.job, prepared.splits, prepared.checkpoint
+    settings = ", ".join(f"{key}={value}" for key, value in asdict(prepared.method).items())
+    lines = [
+        f"model      {checkpoint.architecture}, {checkpoint.num_classes} classes, from {checkpoint.source}",
+        f"data       {len(prepared.train.ids)} for training; held out: {len(splits.tuning)} + {len(splits.verdict)}",
+        f"forget     {len(splits.forget)} samples; {len(splits.retain)} retained ones may be used",
+        f"method     {job.method}: {settings or 'no options'}",
+        f"device     {prepared.accelerator.device}",
+        f"out        {job.out}",
+        "Nothing is wrong; nothing was written (--dry-run).",
+    ]
+    return "\n".join(lines)
+
+
+def purge_of(plan: Any) -> str:  # noqa: ANN401  # Purge; named here only
+    """What a planned purge would do, in lines."""
+    lines = [
+        f"{plan.repository}, main at {plan.head}",
+        *(f"{number:>3}. {step.text}" for number, step in enumerate(plan.steps, start=1)),
+        *([] if plan.steps else ["Nothing of the past is left within reach."]),
+        *(f"stays        {name}" for name in plan.left),
+        *(f"unreachable  {line}" for line in plan.unreachable),
+    ]
+    if plan.public and plan.steps:
+        lines.append("Anyone can download the earlier weights until then: make the repository private first.")
+    return "\n".join(lines)
+
+
+def comparison(reports: list[Mapping[str, Any]]) -> str:
+    """A table of models (before, each result, the reference) against the main measurements.
+
+    Args:
+        reports: Contents of one or more report.json about the same request; the first gives the model before.
+
+    Returns:
+        The table as text; a dash is "not measured".
+    """
+    titles = ("retain acc", "forget acc", "unseen acc", "member AUC")
+    head = " " * 12 + "".join(f"{title:>12}" for title in titles) + f"{'95 % interval':>18}{'seconds':>9}  verdict"
+    rows = [head, _row("before", reports[0], "before", "", "")]
+    for report in reports:
+        procedure = report["procedure"]
+        rows.append(
+            _row(
+                procedure["method"],
+                report,
+                "after",
+                f"{procedure['seconds']:.1f}",
+                report["overall"]["status"],
+            )
+        )
+    if reports[-1]["model"]["reference"]:
+        rows.append(_row("reference", reports[-1], "reference", "", ""))
+    return "\n".join(rows) + "\n"
+
+
+def _row(label: str, report: Mapping[str, Any], who: str, seconds: str, status: str) -> str:
+    utility = (report["measurements"]["utility"][who] or {}).get("details", {})
+    membership = report["measurements"]["membership"][who] or {}
+    cells = [_number((utility.get(split) or {}).get("value")) for split in ("retain", "forget", "controls")]
+    interval = "–"
+    if membership.get("low") is not None:
+        interval = f"{membership['low']:.3f} to {membership['high']:.3f}"
+    cells.append(_number(membership.get("value")))
+    return f"{label:<12}" + "".join(f"{cell:>12}" for cell in cells) + f"{interval:>18}{seconds:>9}  {status}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

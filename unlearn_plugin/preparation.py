@@ -1,0 +1,253 @@
+"""Preparation: all of a job is checked and loaded, and everything wrong is listed at once, before any work."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
+
+from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.ids import data_fingerprint
+from unlearn_hooks.training_record import TrainingRecord
+from unlearn_plugin.checkpoint import Checkpoint
+from unlearn_plugin.data import DataSource, ImageData, load_data
+from unlearn_plugin.job import Job
+from unlearn_plugin.manifest import ForgetManifest
+from unlearn_plugin.registry import unlearners
+from unlearn_plugin.splits import Need, Splits
+from unlearn_plugin.unlearners.base import Unlearner
+
+__all__ = ["Prepared", "load_model", "make_accelerator", "prepare"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A job whose every part was loaded and found sound."""
+
+    job: Job
+    method: Unlearner
+    checkpoint: Checkpoint
+    reference: Checkpoint | None
+    manifest: ForgetManifest
+    train: ImageData
+    splits: Splits
+    record: TrainingRecord | None
+    accelerator: Accelerator
+
+
+class _Findings:
+    """Gathers what is wrong, so that the user hears all of it at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def attempt(self, part: Callable[[], T]) -> T | None:
+        """Run one check; keep its complaint and go on."""
+        try:
+            return part()
+        except UnlearnError as error:
+            self.found.extend(error.findings)
+            return None
+
+    def add(self, finding: str | None) -> None:
+        if finding:
+            self.found.append(finding)
+
+
+def prepare(job: Job, *, writing: bool = True) -> Prepared:
+    """Check the whole job and load its parts; nothing is written and no tensor is changed.
+
+    Args:
+        job: What the user asked for.
+        writing: Whether `out` is to be written, and so must not exist yet.
+
+    Returns:
+        The loaded parts.
+
+    Raises:
+        UnlearnError: With every finding at once.
+    """
+    findings = _Findings()
+    findings.add(_check_out(Path(job.out)) if writing else None)
+    for finding in _check_numbers(job):
+        findings.add(finding)
+    method = findings.attempt(lambda: unlearners().create(job.method, job.options))
+    accelerator = findings.attempt(lambda: make_accelerator(job.device))
+    checkpoint = findings.attempt(lambda: load_model(job, job.model))
+    manifest = findings.attempt(lambda: ForgetManifest.read(Path(job.forget)))
+    record = findings.attempt(lambda: TrainingRecord.open(Path(str(job.record)))) if job.record else None
+    reference = findings.attempt(lambda: load_model(job, str(job.reference))) if job.reference else None
+    data = findings.attempt(lambda: load_data(_source(job), checkpoint)) if checkpoint and job.has_data else None
+    splits = None
+    if data and manifest:
+        splits = findings.attempt(
+            lambda: Splits.make(manifest, *data, seed=job.seed, retain_fraction=job.retain_fraction)
+        )
+    if method:
+        findings.add(_check_needs(job, method))
+    if checkpoint and reference:
+        findings.add(_check_reference(checkpoint, reference))
+    if record and checkpoint:
+        findings.add(_check_record_of_model(record, checkpoint))
+    if record and data:
+        findings.add(_check_record_of_data(record, data[0]))
+    if findings.found:
+        raise UnlearnError.of(findings.found)
+    if not (method and accelerator and checkpoint and manifest and data and splits):
+        raise RuntimeError("a part is missing without a finding")  # a bug of ours, not the user's mistake
+    return Prepared(
+        job=job,
+        method=method,
+        checkpoint=checkpoint,
+        reference=reference,
+        manifest=manifest,
+        train=data[0],
+        splits=splits,
+        record=record,
+        accelerator=accelerator,
+    )
+
+
+def load_model(job: Job, name: str) -> Checkpoint:
+    """Load a model of a job's architecture.
+
+    Args:
+        job: What the user asked for.
+        name: Its `model`, its `reference`, or an output folder.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        UnlearnError: If it cannot be loaded.
+    """
+    return Checkpoint.load(
+        name,
+        arch=job.arch,
+        num_classes=job.num_classes,
+        in_chans=job.in_chans,
+        input_size=job.input_size,
+        crop_pct=job.crop_pct,
+        mean=job.mean,
+        std=job.std,
+    )
+
+
+def _source(job: Job) -> DataSource:
+    return DataSource(
+        data_dir=job.data_dir,
+        dataset=job.dataset,
+        train_split=job.train_split,
+        val_split=job.val_split,
+        class_map=job.class_map,
+        function=job.data,
+    )
+
+
+def make_accelerator(device: str | None) -> Accelerator:
+    """Make the Accelerator for a device.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``None`` for the best there is.
+
+    Returns:
+        An accelerator on that device; fp32.
+
+    Raises:
+        UnlearnError: If the device is unknown or not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = (device or "cpu").partition(":")[0]
+    if not there.get(kind, False):
+        usable = ", ".join(name for name, here in there.items() if here)
+        raise UnlearnError(f"The device {device!r} is not available here; this machine has: {usable}.")
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process may run several jobs on different devices
+    with patch_environment(**({"ACCELERATE_TORCH_DEVICE": device} if device and ":" in device else {})):
+        return Accelerator(cpu=device == "cpu")
+
+
+def _check_out(out: Path) -> str | None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        return f"The output folder {str(out)!r} exists already; choose a new name, or remove it first."
+    if not out.absolute().parent.is_dir():
+        return f"The folder {str(out.absolute().parent)!r}, which is to hold the output, does not exist; create it."
+    return None
+
+
+def _check_numbers(job: Job) -> list[str]:
+    findings = []
+    if job.batch_size < 1:
+        findings.append(f"--batch-size {job.batch_size} is too small; take 1 or more.")
+    if not 0 <= job.seed < 2**32:
+        findings.append(f"--seed {job.seed} is out of range; take 0 to {2**32 - 1}.")
+    if not job.has_data:
+        findings.append("There is no data: give --data-dir FOLDER, or --data package.module:function.")
+    return findings
+
+
+def _check_needs(job: Job, method: Unlearner) -> str | None:
+    if Need.RECORD in method.needs and not job.record:
+        return (
+            f"The method {job.method!r} needs the record of the training run; give --record FOLDER, "
+            f"or take a method that needs none ({', '.join(_without_record())})."
+        )
+    return None
+
+
+def _without_record() -> list[str]:
+    family = unlearners()
+    return [name for name in family.names() if Need.RECORD not in family.get(name).needs]
+
+
+def _check_reference(checkpoint: Checkpoint, reference: Checkpoint) -> str | None:
+    if reference.digest == checkpoint.digest:
+        return (
+            "The reference holds the same weights as the model; give a model that was retrained without "
+            "the forget data, or leave --reference out."
+        )
+    if reference.num_classes != checkpoint.num_classes:
+        return (
+            f"The reference has {reference.num_classes} classes and the model {checkpoint.num_classes}; "
+            f"give a reference of the same task."
+        )
+    return None
+
+
+def _check_record_of_model(record: TrainingRecord, checkpoint: Checkpoint) -> str | None:
+    recorded = {entry["name"]: tuple(entry["shape"]) for entry in record.manifest["parameters"]}
+    present = {name: tuple(parameter.shape) for name, parameter in checkpoint.model.named_parameters()}
+    if recorded == present:
+        return None
+    differing = sorted(name for name in recorded.keys() | present.keys() if recorded.get(name) != present.get(name))
+    first = differing[0]
+    return (
+        f"The record is of another model: {len(differing)} parameters differ, the first is {first!r} "
+        f"(record: {recorded.get(first, 'absent')}, model: {present.get(first, 'absent')}); "
+        f"give the record of the run that trained this model."
+    )
+
+
+def _check_record_of_data(record: TrainingRecord, train: ImageData) -> str | None:
+    if record.data["n"] != len(train.ids):
+        return (
+            f"The record is of other data: it was trained on {record.data['n']} samples, and the data given "
+            f"have {len(train.ids)}; give the same training split."
+        )
+    if record.ids is not None and set(record.ids) != set(train.ids):
+        strange = sorted(set(record.ids) - set(train.ids))
+        return (
+            f"The record is of other data: {len(strange)} of its sample ids are not in the data given, such as "
+            f"{strange[0]!r}; give the same --data-dir and split."
+        )
+    fingerprint = record.data.get("fingerprint")
+    position = {name: row for row, name in enumerate(train.ids)}
+    order = [position[name] for name in record.ids] if record.ids is not None else list(range(len(train.ids)))
+    if fingerprint and fingerprint != data_fingerprint(train.labels[torch.tensor(order)]):
+        return "The record is of other data: the labels differ from those it was trained with; give the same data."
+    return None
