@@ -16,7 +16,7 @@ __all__ = ["render_html"]
 
 _MODELS = {"before": "Before", "after": "After", "reference": "Reference"}
 _FIRST = ("membership", "utility", "null_control", "alignment", "linear_probe", "change")  # others follow by name
-_ELSEWHERE = {"histogram", "roc", "per_class", "per_layer"}  # in pictures, and in tables of their own
+_ELSEWHERE = {"histogram", "roc", "map", "per_class", "per_layer"}  # in pictures, and in tables of their own
 _REPEATED = {"utility controls", "change relative_norm", "null_control low", "null_control high"}  # the value itself
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LABELS = {
@@ -55,7 +55,7 @@ _WRITERS: dict[str, Writer] = {
     **dict.fromkeys(("membership tpr 0.01", "membership tpr 0.01 fpr_high"), percent),
     **dict.fromkeys(("membership tpr 0.001", "membership tpr 0.001 fpr_high"), percent),
     **dict.fromkeys(("null_control", "alignment energy", "linear_probe separability"), percent),
-    **dict.fromkeys(("change", "change head_share", "change agreement"), percent),
+    **dict.fromkeys(("feature_space", "change", "change head_share", "change agreement"), percent),
     **dict.fromkeys(("utility per_class", "change per_layer"), percent),
 }
 _GOALS = {

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import matplotlib.style
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -35,6 +36,8 @@ _DASHES = {"before": (0, (5, 2)), "after": "solid", "reference": (0, (1, 1.5))}
 _MARKERS = {"before": "o", "after": "s", "reference": "D"}
 _MOST_CLASSES = 15
 _LONGEST_LABEL = 16
+_LOW_END = 0.05  # share of false alarms up to which the inset of the ROC goes
+_LARGEST_FIELD = 130.0  # square points
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "unlearn-plugin",
@@ -92,6 +95,7 @@ def draw(measurements: Mapping[str, Any]) -> list[Picture]:
         found = [
             *_margins(_details(measurements, "membership")),
             _roc(_details(measurements, "membership"), measurements.get("membership", {})),
+            *_maps(_details(measurements, "feature_space")),
             _classes(_details(measurements, "utility")),
             _layers(_details(measurements, "change").get("after", {})),
         ]
@@ -148,7 +152,7 @@ def _roc(details: Mapping[str, Mapping[str, Any]], membership: Mapping[str, Any]
     curves = {who: one["roc"] for who, one in details.items() if one.get("roc")}
     if not curves:
         return None
-    figure, axes = _canvas(3.3)
+    figure, axes = _canvas(3.6)
     axes.plot([0, 1], [0, 1], color=COLOURS["unseen"], linewidth=0.8)
     for who, curve in curves.items():
         auc = number(membership[who]["value"], 2)
@@ -159,15 +163,63 @@ def _roc(details: Mapping[str, Mapping[str, Any]], membership: Mapping[str, Any]
     axes.set_title("Telling requested from unseen")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.legend(loc="lower right", title="area under the curve")
+    figure.legend(loc="outside lower center", ncols=3, title="area under the curve", handlelength=1.2, columnspacing=1)
+    _low_end(axes, curves)
     areas = ", ".join(f"{number(membership[who]['value'], 2)} {_MODELS[who].lower()}" for who in curves)
     return _picture(
         figure,
         name="roc",
         title="ROC curves of the membership test",
-        drawn="One curve for each model; the diagonal is what guessing would give.",
+        drawn="One curve for each model; the diagonal is what guessing would give. Inset: its lower left corner.",
         seen=f"The nearer to the diagonal, the less the model gives away. Area under the curve: {areas}; guess 0.50.",
     )
+
+
+def _low_end(axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Show the lower left corner of the ROC large: few false alarms are what an attacker wants."""
+    inset = axes.inset_axes((0.59, 0.1, 0.38, 0.38))
+    inset.set_in_layout(False)
+    inset.plot([0, _LOW_END], [0, _LOW_END], color=COLOURS["unseen"], linewidth=0.8)
+    for who, curve in curves.items():
+        inset.plot(*zip(*curve, strict=True), **_line(who))
+    top = max(float(np.interp(_LOW_END, *np.transpose(curve))) for curve in curves.values())
+    inset.set(xlim=(0, _LOW_END), ylim=(0, max(1.1 * top, 2 * _LOW_END)), xticks=[0, _LOW_END])
+    inset.tick_params(labelsize=7, length=2)
+    for axis in (inset.xaxis, inset.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _maps(details: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
+    return [_map(who, one["map"]) for who, one in details.items() if one.get("map")]
+
+
+def _map(who: str, shares: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
+    figure, axes = _canvas(3.1)
+    retain, forget = (np.array(shares[group]) for group in ("retain", "forget"))
+    _fields(axes, retain, "retained images", color=COLOURS["unseen"], alpha=0.45)
+    _fields(axes, forget, "requested images", facecolors="none", edgecolors=COLOURS[who], linewidths=1.3)
+    axes.set(xlim=(-1, len(retain)), ylim=(-1, len(retain) + 2.6), xticks=[], yticks=[])
+    axes.set(xlabel="first main direction", ylabel="second")
+    axes.set_title(f"{_MODELS[who]}: map of the features", color=COLOURS[who])
+    axes.legend(loc="upper left", ncols=2)
+    among = float(forget[retain > 0].sum() / forget.sum())
+    return _picture(
+        figure,
+        name=f"map-{who}",
+        title=f"{_MODELS[who]}: where the requested images lie among the retained ones",
+        drawn="Squares on a grid; the larger, the more images: filled for retained images, open for requested ones.",
+        seen=(
+            f"{percent(among)} of the requested images lie on fields where retained images lie, too. "
+            f"A flat map shows a small part of what the model knows; it decides nothing."
+        ),
+    )
+
+
+def _fields(axes: Axes, shares: Float64[np.ndarray, "x y"], label: str, **style: Any) -> None:  # noqa: ANN401
+    places = np.argwhere(shares > 0)
+    sizes = _LARGEST_FIELD * shares[tuple(places.T)] / shares.max()
+    axes.scatter(places[:, 0], places[:, 1], s=sizes, marker="s", **style)
+    axes.scatter([], [], s=_LARGEST_FIELD / 4, marker="s", label=label, **style)
 
 
 def _classes(details: Mapping[str, Mapping[str, Any]]) -> Picture | None:

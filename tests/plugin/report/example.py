@@ -117,6 +117,13 @@ def example_report(
                 "Carlini et al. 2022, arXiv 2112.03570; DeLong et al. 1988",
                 {who: _membership(shifts[who], n_forget) for who in models},
             ),
+            "feature_space": _metric(
+                "Map of the features",
+                "How much of the variation of the remaining pictures' features a flat map can show.",
+                "context only",
+                "principal components, standard",
+                {who: _feature_space(shifts[who], n_forget) for who in models},
+            ),
             "utility": _metric(
                 "Accuracy on unseen data",
                 "The share of never-trained images that the model classifies correctly.",
@@ -154,6 +161,16 @@ def example_report(
             ),
         },
     }
+
+
+def _feature_space(shift: float, n: int) -> dict[str, Any]:
+    def bump(place: float) -> list[list[float]]:
+        heights = [[math.exp(-((x - place) ** 2 + (y - 6.5) ** 2) / 12) for y in range(14)] for x in range(14)]
+        total = sum(map(sum, heights))
+        return [[round(height / total, 4) for height in row] for row in heights]
+
+    shown = {"retain": bump(6.5), "forget": bump(6.5 + 3 * shift)} if n >= 20 else None
+    return {"value": 0.61, "low": None, "high": None, "n": 1280, "details": {"map": shown}, "note": None}
 
 
 def _metric(title: str, explanation: str, goal: str, source: str, measured: dict[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_every_word_of_the_report_is_on_the_page(status: str) -> None:
 
 def test_every_number_of_a_measurement_is_in_the_tables_with_its_interval() -> None:
     text = Reader(page()).text
-    shares = {"utility", "null_control", "change"}
+    shares = {"utility", "null_control", "change", "feature_space"}
     for name, metric in example_report()["measurements"].items():
         write = percent if name in shares else number
         for who in ("before", "after", "reference"):
@@ -273,7 +273,7 @@ def test_tables_name_their_rows_and_columns_and_pictures_their_content() -> None
     seen = Reader(page())
     assert len(seen.all("table")) == len(seen.all("caption")) > 6
     assert all(heading.get("scope") in ("row", "col") for heading in seen.all("th"))
-    assert len(seen.all("figure")) == len(seen.all("figcaption")) == 6
+    assert len(seen.all("figure")) == len(seen.all("figcaption")) == 9
     for drawing in seen.all("svg"):
         assert drawing.get("role") == "img" or drawing.get("aria-hidden") == "true"
 

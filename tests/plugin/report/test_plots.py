@@ -37,24 +37,37 @@ def paths(picture: Picture, style: str) -> list[ElementTree.Element]:
 
 def test_a_full_report_has_all_pictures_in_order(drawn: dict[str, Picture]) -> None:
     margins = ["margins-before", "margins-after", "margins-reference"]
-    assert list(drawn) == [*margins, "roc", "classes", "layers"]
+    maps = ["map-before", "map-after", "map-reference"]
+    assert list(drawn) == [*margins, "roc", *maps, "classes", "layers"]
 
 
 def test_what_was_not_measured_has_no_picture() -> None:
     assert draw({}) == []
     refused = pictures(example_report("REFUSED", reference=False))
-    assert list(refused) == ["margins-before", "roc", "classes"]
+    assert list(refused) == ["margins-before", "roc", "map-before", "classes"]
     few = pictures(example_report(n_forget=19))
     assert list(few) == ["classes", "layers"]
 
 
 def test_the_roc_curve_is_the_measured_one(drawn: dict[str, Picture]) -> None:
     report = example_report()
-    (line,) = paths(drawn["roc"], "stroke: var(--after")
+    line, inset = paths(drawn["roc"], "stroke: var(--after")
     corners, truth = points_of(line), np.array(report["measurements"]["membership"]["after"]["details"]["roc"])
     assert len(corners) > 10
     scaled = (corners - corners[0]) / (corners[-1] - corners[0])  # from (0, 0) to (1, 1), whatever the canvas
     assert np.interp(scaled[:, 0], truth[:, 0], truth[:, 1]) == pytest.approx(scaled[:, 1], abs=0.005)
+    width = np.ptp(points_of(inset)[:, 0]) / np.ptp(corners[:, 0])
+    assert width > 0.38, "the inset shows five hundredths of the curve over two fifths of the axis"
+
+
+def test_the_squares_of_the_map_are_as_large_as_the_shares(drawn: dict[str, Picture]) -> None:
+    shares = example_report()["measurements"]["feature_space"]["after"]["details"]["map"]["forget"]
+    squares = [points_of(path) for path in paths(drawn["map-after"], "stroke: var(--after")]
+    sides = np.sort([np.ptp(square[:, 0]) for square in squares])
+    wanted = np.sort(np.sqrt([share for row in shares for share in row if share > 0]))
+    assert len(sides) == len(wanted)
+    assert sides / sides.max() == pytest.approx(wanted / wanted.max(), abs=0.01)
+    assert "100" in drawn["map-after"].seen
 
 
 def test_the_bars_are_as_high_as_the_layers_moved(drawn: dict[str, Picture]) -> None:
