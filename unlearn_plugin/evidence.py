@@ -9,11 +9,20 @@ from typing import Any
 
 from unlearn_hooks.errors import UnlearnError
 
-__all__ = ["PREDICATE", "check_digests", "private_folder", "write_digests"]
+__all__ = [
+    "PREDICATE",
+    "check_digests",
+    "private_folder",
+    "read_commitment_key",
+    "write_commitment_key",
+    "write_digests",
+]
 
 PREDICATE = "urn:unlearn-plugin:provenance:1"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _SUMS = "evidence/SHA256SUMS"
+_KEY = "commitment.json"
+_KEY_SCHEMA = "urn:unlearn-plugin:commitment-key:1"
 _PROVENANCE = "evidence/provenance.json"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
@@ -72,6 +81,39 @@ def private_folder(out: Path) -> Path:
         Where the job with its paths, the commitment's key and the account of pushes are kept.
     """
     return out.with_name(out.name + ".private")
+
+
+def write_commitment_key(key: bytes, folder: Path) -> None:
+    """Write the key without which nobody can test whether a guessed sample was in the request.
+
+    Args:
+        key: Of the commitment in report.json.
+        folder: The private folder.
+    """
+    path = folder / _KEY
+    path.touch(mode=0o600)
+    path.write_text(json.dumps({"schema": _KEY_SCHEMA, "key": key.hex()}) + "\n", encoding="utf-8")
+
+
+def read_commitment_key(folder: Path) -> bytes:
+    """Read the key of the commitment.
+
+    Args:
+        folder: The private folder.
+
+    Returns:
+        The key.
+
+    Raises:
+        UnlearnError: If it is not there or damaged.
+    """
+    try:
+        content = json.loads((folder / _KEY).read_text(encoding="utf-8"))
+        return bytes.fromhex(content["key"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnlearnError(
+            f"There is no readable {_KEY} in {str(folder)!r} ({error}); take an undamaged copy of the folder."
+        ) from error
 
 
 def _digests(folder: Path) -> dict[str, str]:

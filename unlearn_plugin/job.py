@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any
 
-__all__ = ["Flag", "Group", "Job", "flags"]
+__all__ = ["Flag", "Group", "Job", "Setting", "Shape", "settings"]
 
 
 class Group(Enum):
@@ -30,6 +30,7 @@ class Flag:
         metavar: What its value is called.
         help: One sentence or two.
         path: The value is a path, or may be one; in a file, it is relative to the folder of that file.
+        or_name: It is a path only where there is one; else it is the name of a model.
         public: The value may be published. Nothing may, unless it says so here.
     """
 
@@ -37,7 +38,44 @@ class Flag:
     metavar: str
     help: str
     path: bool = False
+    or_name: bool = False
     public: bool = False
+
+
+class Shape(Enum):
+    """How many values a field of `Job` takes."""
+
+    ONE = "one"
+    LIST = "list"
+    MAPPING = "mapping"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A field of `Job` as the command line and the job file see it.
+
+    Attributes:
+        name: Of the field.
+        kind: Type of a value: ``str``, ``int``, ``float``, ``bool`` or a ``Literal``.
+        shape: How many of them.
+        default: What holds when nothing is given.
+        required: Whether something must be given.
+        optional: Whether it may be ``None``.
+        flag: What it means.
+    """
+
+    name: str
+    kind: Any
+    shape: Shape
+    default: Any
+    required: bool
+    optional: bool
+    flag: Flag
+
+    @property
+    def spelling(self) -> str:
+        """How it is written on the command line: ``--data-dir`` for ``data_dir``."""
+        return "-o" if self.shape is Shape.MAPPING else f"--{self.name.replace('_', '-')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +87,14 @@ class Job:
     """
 
     model: Annotated[
-        str, Flag(Group.MODEL, "MODEL", "timm name, hf-hub:ORG/NAME, local-dir:FOLDER, or a weights file.", path=True)
+        str,
+        Flag(
+            Group.MODEL,
+            "MODEL",
+            "timm name, hf-hub:ORG/NAME, local-dir:FOLDER, or a weights file.",
+            path=True,
+            or_name=True,
+        ),
     ]
     arch: Annotated[
         str | None,
@@ -115,7 +160,13 @@ class Job:
     ] = None
     reference: Annotated[
         str | None,
-        Flag(Group.JUDGE, "MODEL", "Model retrained without the forget data; the judge alone sees it.", path=True),
+        Flag(
+            Group.JUDGE,
+            "MODEL",
+            "Model retrained without the forget data; the judge alone sees it.",
+            path=True,
+            or_name=True,
+        ),
     ] = None
     batch_size: Annotated[int, Flag(Group.JUDGE, "N", "Samples per forward pass of the judge.", public=True)] = 256
     out: Annotated[
@@ -132,12 +183,31 @@ class Job:
         return bool(self.data_dir or self.data)
 
 
-def flags() -> dict[str, tuple[Any, Flag]]:
+def settings() -> dict[str, Setting]:
     """The fields of `Job`, in the order of their groups.
 
     Returns:
-        Type and meaning of each, by name.
+        What each is, by name.
     """
-    hints = {name: typing.get_args(hint) for name, hint in typing.get_type_hints(Job, include_extras=True).items()}
+    hints = typing.get_type_hints(Job, include_extras=True)
+    found = [_setting(entry, *typing.get_args(hints[entry.name])) for entry in dataclasses.fields(Job)]
     order = list(Group)
-    return dict(sorted(hints.items(), key=lambda item: order.index(item[1][1].group)))
+    return {setting.name: setting for setting in sorted(found, key=lambda setting: order.index(setting.flag.group))}
+
+
+def _setting(entry: "dataclasses.Field[Any]", hint: Any, flag: Flag) -> Setting:  # noqa: ANN401  # any annotation
+    optional = type(None) in typing.get_args(hint)
+    kind = next(one for one in typing.get_args(hint) if one is not type(None)) if optional else hint
+    origin = typing.get_origin(kind)
+    shape = {tuple: Shape.LIST, Mapping: Shape.MAPPING}.get(origin, Shape.ONE)
+    plain = {Shape.ONE: kind, Shape.LIST: typing.get_args(kind)[:1], Shape.MAPPING: str}[shape]
+    required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+    return Setting(
+        name=entry.name,
+        kind=plain[0] if shape is Shape.LIST else plain,
+        shape=shape,
+        default=None if required or shape is Shape.MAPPING else entry.default,
+        required=required,
+        optional=optional,
+        flag=flag,
+    )

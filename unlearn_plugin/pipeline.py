@@ -1,6 +1,5 @@
 """The only file that wires everything: a job becomes a changed model, its measurements, a verdict and a folder."""
 
-import json
 import os
 import platform
 import secrets
@@ -8,7 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +17,10 @@ import torch
 from torch import nn
 
 from unlearn_hooks.training_record import TrainingRecord
-from unlearn_plugin.evidence import private_folder, write_digests
+from unlearn_plugin.evidence import private_folder, write_commitment_key, write_digests
 from unlearn_plugin.guard import inspect_change
 from unlearn_plugin.job import Job
+from unlearn_plugin.job_file import JOB_FILE, write_job_file, write_published_job
 from unlearn_plugin.metrics.base import Trial
 from unlearn_plugin.preparation import Prepared, prepare
 from unlearn_plugin.progress import Progress
@@ -29,6 +29,7 @@ from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html
 from unlearn_plugin.report.report import SCHEMA, rounded, write_report
 from unlearn_plugin.unlearners.base import Evidence
+from unlearn_plugin.values import as_text
 from unlearn_plugin.verdict import Verdict, decide
 
 __all__ = ["Outcome", "measure_all", "run"]
@@ -244,8 +245,9 @@ def _write(prepared: Prepared, report: dict[str, Any], after: nn.Module | None, 
         write_report(report, partial)
         (partial / "report.html").write_text(render_html(report), encoding="utf-8")
         (partial / "README.md").write_text(render_card(report), encoding="utf-8")
+        write_published_job(_resolved(prepared), partial)
         write_digests(partial)
-        _write_private(prepared.job, key)
+        _write_private(_resolved(prepared), key)
         if out.exists():
             out.rmdir()  # prepare() saw that it is empty
         os.replace(partial, out)
@@ -257,19 +259,15 @@ def _write(prepared: Prepared, report: dict[str, Any], after: nn.Module | None, 
 def _write_private(job: Job, key: bytes) -> None:
     folder = private_folder(Path(job.out))
     folder.mkdir(mode=0o700, exist_ok=True)
-    content = {"job": {**job.as_dict(), **_absolute_paths(job)}, "commitment_key": key.hex()}
-    path = folder / "job.json"
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_job_file(job, folder / JOB_FILE)
+    write_commitment_key(key, folder)
 
 
-def _absolute_paths(job: Job) -> dict[str, str]:
-    """The job's paths as they stay true when `verify` is called from elsewhere."""
-    paths = {name: getattr(job, name) for name in ("forget", "data_dir", "class_map", "record", "out")}
-    found = {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
-    for name in ("model", "reference"):
-        value = getattr(job, name)
-        prefix = "local-dir:" if value and value.startswith("local-dir:") else ""
-        if value and Path(value.removeprefix(prefix)).exists():
-            found[name] = prefix + str(Path(value.removeprefix(prefix)).absolute())
-    return found
+def _resolved(prepared: Prepared) -> Job:
+    """The job with nothing left to defaults that another version or machine may set otherwise."""
+    options = asdict(prepared.method)  # type: ignore[call-overload]  # every method is a dataclass; the base class is not
+    return replace(
+        prepared.job,
+        options={name: as_text(value) for name, value in options.items()},
+        device=prepared.job.device or prepared.accelerator.device.type,
+    )

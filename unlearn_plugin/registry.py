@@ -1,25 +1,22 @@
 """Family: a folder of methods in which the file's name is the method's name; third parties join by entry point."""
 
 import dataclasses
-import difflib
 import enum
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import textwrap
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import Any
 
 from unlearn_hooks.errors import UnlearnError
+from unlearn_plugin.values import allowed_values, as_text, nearest, read_value
 
 __all__ = ["Family", "metrics", "unlearners"]
-
-_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class Family:
         places = self._places()
         if name not in places:
             raise UnlearnError(
-                f"There is no {self.noun} called {name!r}{_nearest(name, places)}; there are: "
+                f"There is no {self.noun} called {name!r}{nearest(name, places)}; there are: "
                 f"{', '.join(sorted(places))}."
             )
         base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
@@ -108,14 +105,14 @@ class Family:
             if option not in kinds:
                 there = ", ".join(kinds) or "none"
                 findings.append(
-                    f"The {self.noun} {name!r} has no option {option!r}{_nearest(option, kinds)}; "
+                    f"The {self.noun} {name!r} has no option {option!r}{nearest(option, kinds)}; "
                     f"its options are: {there}."
                 )
                 continue
             try:
-                values[option] = _convert(text, kinds[option])
+                values[option] = read_value(text, kinds[option])
             except ValueError:
-                allowed = _describe_kind(kinds[option])
+                allowed = allowed_values(kinds[option])
                 findings.append(f"The option {option}={text!r} of {name!r} is not valid; it takes {allowed}.")
         if findings:
             raise UnlearnError.of(findings)
@@ -144,7 +141,7 @@ class Family:
         lines += [*_paragraph("source  ", cls.source), "", "options (-o NAME=VALUE):" if kinds else "no options"]
         for field in dataclasses.fields(cls):
             if field.name in kinds:
-                lines.append(f"  {field.name}={_show(field.default)}  ({_describe_kind(kinds[field.name])})")
+                lines.append(f"  {field.name}={as_text(field.default)}  ({allowed_values(kinds[field.name])})")
                 lines += _paragraph(" " * 6, field.metadata.get("help", ""))
         return "\n".join(lines)
 
@@ -178,54 +175,10 @@ def metrics() -> Family:
     return Family("unlearn_plugin.metrics", "Metric", "unlearn_plugin.metrics")
 
 
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _option_kinds(cls: type[Any]) -> dict[str, Any]:
     """Type of every field a user may set."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
-
-
-def _alternatives(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401  # any type annotation
-    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
-    return typing.get_args(kind) if union else (kind,)
-
-
-def _convert(text: str, kind: Any) -> Any:  # noqa: ANN401  # any type annotation, any plain value
-    """Read `text` as a value of the type `kind`; ValueError if it is none."""
-    alternatives = _alternatives(kind)
-    if type(None) in alternatives and text.lower() == "none":
-        return None
-    for one in alternatives:
-        if typing.get_origin(one) is Literal:
-            for value in typing.get_args(one):
-                if str(value) == text:
-                    return value
-        elif one is bool and text.lower() in _TRUTHS:
-            return _TRUTHS[text.lower()]
-        elif one in (int, float):
-            try:
-                return one(text)
-            except ValueError:
-                continue
-        elif one is str:
-            return text
-    raise ValueError(text)
-
-
-def _describe_kind(kind: Any) -> str:  # noqa: ANN401  # any type annotation
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
-    said = []
-    for one in _alternatives(kind):
-        said += [str(value) for value in typing.get_args(one)] if typing.get_origin(one) is Literal else [words[one]]
-    return " or ".join(said)
-
-
-def _show(value: Any) -> str:  # noqa: ANN401  # any plain value
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _paragraph(indent: str, text: str) -> list[str]:

@@ -18,6 +18,7 @@ _PUBLISHED = (
     "README.md",
     "config.json",
     "evidence/SHA256SUMS",
+    "evidence/job.json",
     "evidence/provenance.json",
     _WEIGHTS,
     "report.html",

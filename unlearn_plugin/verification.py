@@ -1,14 +1,12 @@
 """`unlearn verify`: does an output folder tell the truth? Recomputed from the files, trusting none of them."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unlearn_hooks.errors import UnlearnError
-from unlearn_plugin.evidence import check_digests, private_folder
-from unlearn_plugin.job import Job
+from unlearn_plugin.evidence import check_digests, private_folder, read_commitment_key
+from unlearn_plugin.job_file import JOB_FILE, check_published_job, read_job
 from unlearn_plugin.pipeline import make_trial, measure_all
 from unlearn_plugin.preparation import Prepared, load_model, prepare
 from unlearn_plugin.progress import Progress
@@ -67,20 +65,19 @@ def verify(
     found.note("every published file has the digest in evidence/SHA256SUMS", check_digests(out))
     found.note("the verdict follows from the measurements in report.json", _check_verdict(report))
     found.note("report.html shows report.json", _check_page(out, report))
-    job = _read_job(private or private_folder(out))
-    if job is None:
+    kept = private or private_folder(out)
+    if not (kept / JOB_FILE).exists():
         found.skipped.append(
             "weights and measurements: the private folder with the job is not here, give it by --private"
         )
         return found
+    job = read_job(kept / JOB_FILE)
+    found.note("evidence/job.json is the public part of the job", check_published_job(job, out))
     if reference:
         job = replace(job, reference=reference)
     prepared = prepare(replace(job, out=str(out)), writing=False)
     found.note("the model before is the one the report names", _check_before(report, prepared))
-    found.note(
-        "the request is the one the report commits to",
-        _check_commitment(report, prepared, private or private_folder(out)),
-    )
+    found.note("the request is the one the report commits to", _check_commitment(report, prepared, kept))
     _measure_again(out, report, prepared, found, progress or Progress())
     return found
 
@@ -105,21 +102,6 @@ def _check_page(out: Path, report: Mapping[str, Any]) -> list[str]:
     return ["report.html is not the page that report.json makes; it was changed, or another version wrote it."]
 
 
-def _read_job(private: Path) -> Job | None:
-    path = private / "job.json"
-    if not path.exists():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))["job"]
-    known = {entry.name for entry in fields(Job)}
-    if content.keys() - known:
-        raise UnlearnError(
-            f"{path} has unknown fields ({', '.join(sorted(content.keys() - known))}); another version wrote it."
-        )
-    for name in ("mean", "std"):
-        content[name] = tuple(content[name]) if content.get(name) else None
-    return Job(**content)
-
-
 def _check_before(report: Mapping[str, Any], prepared: Prepared) -> list[str]:
     if report["model"]["before"]["digest"] == prepared.checkpoint.digest:
         return []
@@ -127,8 +109,7 @@ def _check_before(report: Mapping[str, Any], prepared: Prepared) -> list[str]:
 
 
 def _check_commitment(report: Mapping[str, Any], prepared: Prepared, private: Path) -> list[str]:
-    key = bytes.fromhex(json.loads((private / "job.json").read_text(encoding="utf-8"))["commitment_key"])
-    if prepared.manifest.commitment(key) == report["request"]["commitment"]["digest"]:
+    if prepared.manifest.commitment(read_commitment_key(private)) == report["request"]["commitment"]["digest"]:
         return []
     return ["The forget manifest is not the one the report commits to; it was changed since."]
 

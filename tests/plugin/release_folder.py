@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 
 from tests.plugin.report.example import example_report
 from unlearn_plugin.evidence import write_digests
+from unlearn_plugin.job import Job
+from unlearn_plugin.job_file import write_published_job
 from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.report import write_report
 
@@ -15,6 +17,7 @@ NAMES = (
     "README.md",
     "config.json",
     "evidence/SHA256SUMS",
+    "evidence/job.json",
     "evidence/provenance.json",
     "model.safetensors",
     "report.html",
@@ -33,5 +36,6 @@ def make_folder(place: Path, *, status: str = "NO_RESIDUAL_DETECTED", seed: int 
     (place / "report.html").write_text("<!doctype html>")
     (place / "README.md").write_text(card or render_card(report))
     write_report(report, place)
+    write_published_job(Job(model="m", forget="f", method="mini", out=str(place)), place)
     write_digests(place)
     return place

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from unlearn_plugin.job import Group, Job, flags
+from unlearn_plugin.job import Group, Job, Shape, settings
 
 
 def test_a_job_survives_the_round_trip_through_plain_values() -> None:
@@ -12,8 +12,8 @@ def test_a_job_survives_the_round_trip_through_plain_values() -> None:
 
 
 def test_every_field_has_a_meaning_in_a_sentence_and_the_groups_stand_together() -> None:
-    meanings = [flag for _, flag in flags().values()]
-    assert {field.name for field in fields(Job)} == set(flags())
+    meanings = [setting.flag for setting in settings().values()]
+    assert {field.name for field in fields(Job)} == set(settings())
     assert all(flag.help.endswith(".") for flag in meanings)
     seen = [flag.group for flag in meanings]
     assert list(dict.fromkeys(seen)) == list(Group)
@@ -21,4 +21,12 @@ def test_every_field_has_a_meaning_in_a_sentence_and_the_groups_stand_together()
 
 
 def test_nothing_that_may_be_a_path_is_public() -> None:
-    assert [name for name, (_, flag) in flags().items() if flag.path and flag.public] == []
+    assert [name for name, setting in settings().items() if setting.flag.path and setting.flag.public] == []
+
+
+def test_the_shape_and_kind_of_a_field_are_read_off_its_type() -> None:
+    known = settings()
+    assert (known["mean"].kind, known["mean"].shape, known["mean"].optional) == (float, Shape.LIST, True)
+    assert (known["options"].kind, known["options"].shape) == (str, Shape.MAPPING)
+    assert (known["seed"].kind, known["seed"].default, known["seed"].spelling) == (int, 0, "--seed")
+    assert [name for name, setting in known.items() if setting.required] == ["model", "forget", "method", "out"]

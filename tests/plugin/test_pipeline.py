@@ -64,7 +64,8 @@ def test_no_published_file_names_a_sample_a_path_the_user_or_the_machine(scene: 
 def test_the_private_folder_is_for_its_owner_only(finetuned: Outcome) -> None:
     folder = private_folder(finetuned.folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE((folder / "job.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / "job.yaml").stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / "commitment.json").stat().st_mode) == 0o600
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(scene: Scene, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 
 from unlearn_hooks.errors import UnlearnError
@@ -37,7 +38,7 @@ def test_an_honest_folder_passes_every_check_and_is_measured_again(copy: Path) -
     found = verify(copy)
     assert found.findings == []
     assert found.skipped == []
-    assert len(found.checked) == 7
+    assert len(found.checked) == 8
     assert found.measured is not None
 
 
@@ -93,13 +94,24 @@ def test_other_weights_are_found(copy: Path) -> None:
 
 
 def test_another_manifest_is_found(copy: Path, tmp_path: Path) -> None:
-    path = tmp_path / "out.private" / "job.json"
-    content = json.loads(path.read_text())
-    lines = Path(content["job"]["forget"]).read_text().splitlines()
+    path = tmp_path / "out.private" / "job.yaml"
+    content = yaml.safe_load(path.read_text())
+    lines = Path(content["forget"]).read_text().splitlines()
     (tmp_path / "fewer.csv").write_text("\n".join(lines[:-1]))
-    content["job"]["forget"] = str(tmp_path / "fewer.csv")
-    path.write_text(json.dumps(content))
+    path.write_text(yaml.safe_dump({**content, "forget": str(tmp_path / "fewer.csv")}))
     assert any("manifest" in finding for finding in verify(copy).findings)
+
+
+def test_a_published_job_that_is_not_the_private_one_is_found(copy: Path) -> None:
+    path = copy / "evidence" / "job.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 5}))
+    assert "evidence/job.json is not the job of the private folder: seed." in verify(copy).findings
+
+
+def test_a_private_folder_without_the_key_is_refused(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.private" / "commitment.json").write_text("{}")
+    with pytest.raises(UnlearnError, match=r"no readable commitment\.json"):
+        verify(copy)
 
 
 def test_a_folder_that_is_no_output_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """``unlearn apply``: unlearn a forget manifest from a model, and judge the result."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,8 +21,14 @@ _COLOURS = {
 
 @click.command(short_help="Unlearn a forget manifest from a model, and judge the result.")
 @job_options
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Job file (.yaml, .json) that gives any of these flags by name; the command line goes before it.",
+)
 @click.option("--dry-run", is_flag=True, help="Check the whole job and say what would be done; write nothing.")
-def apply(dry_run: bool, **given: Any) -> None:  # noqa: ANN401  # every flag is a field of Job
+def apply(config: Path | None, dry_run: bool, **given: Any) -> None:  # noqa: ANN401  # every flag is a field of Job
     """Unlearn a forget manifest from a model, judge the result, and write weights and report to OUT.
 
     \b
@@ -36,7 +43,7 @@ def apply(dry_run: bool, **given: Any) -> None:  # noqa: ANN401  # every flag is
     from unlearn_plugin.pipeline import run
     from unlearn_plugin.preparation import prepare
 
-    job = make_job(given)
+    job = make_job(given, config)
     if dry_run:
         click.echo(plan_of(prepare(job)))
         return

@@ -1,16 +1,15 @@
 """Options of ``unlearn apply``, made from the fields of `Job`, and the job made from what was given."""
 
-import collections.abc
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import click
 
-from unlearn_plugin.job import Flag, Job, flags
+from unlearn_plugin.job import Job, Setting, Shape, settings
 
-__all__ = ["job_options", "make_job", "spelling"]
+__all__ = ["job_options", "make_job"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,51 +23,50 @@ def job_options(command: F) -> F:
     Returns:
         The command.
     """
-    for name, (kind, flag) in reversed(flags().items()):
-        command = _job_option(name, kind, flag)(command)
+    for setting in reversed(settings().values()):
+        command = _option(setting)(command)
     return command
 
 
-def make_job(given: Mapping[str, Any]) -> Job:
+def make_job(given: Mapping[str, Any], config: Path | None = None) -> Job:
     """Make the job.
 
     Args:
         given: What `job_options` passed on.
+        config: A job file; what is given goes before it, and an option of the method before the same one in the file.
 
     Returns:
-        The job, with the defaults of `Job` for what was not given.
+        The job, with the defaults of `Job` for what neither gives.
 
     Raises:
         UsageError: If something that has no default was not given.
-        UnlearnError: If an option of the method is not of the form KEY=VALUE.
+        UnlearnError: If the file is not one, or an option of the method is not of the form KEY=VALUE.
     """
-    values = {name: value for name, value in given.items() if value is not None and value != ()}
-    values["options"] = _method_options(given["options"])
-    missing = [
-        entry.name
-        for entry in fields(Job)
-        if entry.default is MISSING and entry.default_factory is MISSING and entry.name not in values
-    ]
+    from unlearn_plugin.job_file import read_job_file
+
+    values = read_job_file(config) if config else {}
+    options = {**values.get("options", {}), **_method_options(given["options"])}
+    values |= {name: value for name, value in given.items() if value is not None and value != ()}
+    values["options"] = options
+    missing = [setting.spelling for setting in settings().values() if setting.required and setting.name not in values]
     if missing:
-        raise click.UsageError(f"Missing {', '.join(map(spelling, missing))}.", click.get_current_context())
+        raise click.UsageError(f"Missing {', '.join(missing)}.", click.get_current_context())
     return Job(**values)
 
 
-def spelling(name: str) -> str:
-    """How a field of `Job` is written on the command line: ``--data-dir`` for ``data_dir``."""
-    return "-o" if name == "options" else f"--{name.replace('_', '-')}"
-
-
-def _job_option(name: str, kind: Any, flag: Flag) -> Callable[[F], F]:  # noqa: ANN401  # any type annotation
-    base = next((one for one in typing.get_args(kind) if one is not type(None)), kind) if _optional(kind) else kind
-    origin = typing.get_origin(base)
-    single = typing.get_args(base)[0] if origin is tuple else str if origin is collections.abc.Mapping else base
-    words = ("-o", "--option", name) if name == "options" else (spelling(name),)
-    return click.option(*words, metavar=flag.metavar, help=flag.help, type=single, multiple=origin is not None)
-
-
-def _optional(kind: Any) -> bool:  # noqa: ANN401  # any type annotation
-    return type(None) in typing.get_args(kind)
+def _option(setting: Setting) -> Callable[[F], F]:
+    words = [setting.spelling]
+    kind = setting.kind
+    if setting.shape is Shape.MAPPING:
+        words = ["-o", "--option", setting.name]
+    elif kind is bool:
+        words = [f"{setting.spelling}/--no-{setting.spelling[2:]}"]
+    elif typing.get_origin(kind) is Literal:
+        kind = click.Choice(typing.get_args(kind))
+    several = setting.shape is not Shape.ONE
+    return click.option(
+        *words, metavar=setting.flag.metavar, help=setting.flag.help, type=kind, multiple=several, default=None
+    )
 
 
 def _method_options(given: tuple[str, ...]) -> dict[str, str]:
