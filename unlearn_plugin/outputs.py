@@ -1,4 +1,4 @@
-"""Outputs of a classifier on a set of samples: logits, features, labels; and the margin."""
+"""Outputs of a classifier on a set of samples: logits, features, labels."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from unlearn_hooks.capture import head_input
+from unlearn_hooks.references import log_odds as margin
 from unlearn_plugin.data import Samples
 from unlearn_plugin.progress import Progress
 
@@ -24,31 +25,13 @@ class Outputs:
 
     @property
     def margins(self) -> Float32[Tensor, " n"]:
-        """Margin of the true class, see `margin`."""
+        """Margin of the true class: its log-odds."""
         return margin(self.logits, self.labels)
 
     @property
     def correct(self) -> Tensor:
         """Whether the largest logit is the label's; bool (n,)."""
         return self.logits.argmax(1) == self.labels
-
-
-def margin(logits: Float32[Tensor, "n c"], labels: Int64[Tensor, " n"]) -> Float32[Tensor, " n"]:
-    """Logit-scaled confidence of the true class.
-
-    Formula: phi(x) = z_y - log sum_(j != y) exp(z_j) = log p_y - log(1 - p_y), computed without leaving log space.
-
-    Args:
-        logits: Scores before the softmax.
-        labels: True class of each row.
-
-    Returns:
-        One margin per row, in nats; 0 where the true class has probability one half.
-
-    Source: Carlini et al. 2022 (LiRA), arXiv 2112.03570, section V-A.
-    """
-    others = logits.scatter(1, labels[:, None], float("-inf"))
-    return logits.gather(1, labels[:, None]).squeeze(1) - others.logsumexp(1)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ __all__ = [
     "head_input",
     "innermost_model",
     "innermost_optimizer",
+    "logits_of",
     "module_output",
     "watch_optimizer",
     "watch_training_entry",
@@ -179,7 +180,7 @@ def _is_training(module: nn.Module) -> bool:
     return not is_compiling() and module.training and is_grad_enabled()
 
 
-def _logits(output: Any) -> Tensor | None:  # noqa: ANN401  # whatever the user's model returns
+def logits_of(output: Any) -> Tensor | None:  # noqa: ANN401  # whatever the user's model returns
     """Find the logits in what a model returned: a tensor, a tuple that starts with it, or something with names."""
     if isinstance(output, (tuple, list)) and output:
         output = output[0]
@@ -212,7 +213,7 @@ def watch_training_forward(
 
     def leave(caller: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401  # the user's
         if caller is model and _is_training(model):
-            logits = _logits(output)
+            logits = logits_of(output)
             went_back = saw(features.pop() if features else None, None if logits is None else logits.detach().clone())
             if went_back is not None and logits is not None and logits.requires_grad:
                 logits.register_hook(lambda gradient: went_back())  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 import platform
 import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,11 +14,12 @@ from jaxtyping import Int64
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
+from unlearn_hooks.controls import SealedHoldout, read_holdout
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.ids import data_fingerprint, dataset_labels, root_count, root_keys
 from unlearn_hooks.journal import write_json
 from unlearn_hooks.plan import Plan
-from unlearn_hooks.training_record import SCHEMA, TrainingRecord
+from unlearn_hooks.training_record import SCHEMA, RecordWriter, TrainingRecord
 
 __all__ = ["DataDescription", "describe_model", "describe_recipe", "process_rank", "run_id"]
 
@@ -112,11 +114,22 @@ class DataDescription:
     Args:
         dataset: The loader's data set, or ``None`` if there is no torch loader.
         key: Gives a stable name to a root row; ``None`` takes `root_keys`.
+        holdout: Rows that training is not to see.
+
+    Raises:
+        UnlearnError: If the holdout was drawn from other data.
     """
 
-    def __init__(self, dataset: Any, key: Callable[[int], str] | None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        dataset: Any,  # noqa: ANN401
+        key: Callable[[int], str] | None,
+        holdout: SealedHoldout | None = None,
+    ) -> None:
         self.dataset = dataset
         self.key = key
+        self.holdout = holdout
+        self._broken = False
         self._n: int | None = None
         self._labels: np.ndarray[Any, Any] | None = None
         self._complete = False
@@ -125,14 +138,50 @@ class DataDescription:
         except UnlearnError:
             return  # a stream
         if self._n is not None:
+            if holdout is not None and holdout.n != self._n:
+                raise UnlearnError(
+                    f"The holdout was drawn from {holdout.n} samples, and the training data have {self._n} behind "
+                    f"them; draw it from the data set that is trained on."
+                )
             known = dataset_labels(dataset)
             self._labels = np.full(self._n, -1) if known is None else known.numpy()
             self._complete = known is not None
 
-    def saw(self, rows: Int64[Tensor, " n"], labels: Int64[Tensor, " n"]) -> None:
-        """Learn the labels of some rows, where the data set does not tell them without loading images."""
-        if self._labels is not None and not self._complete:
+    def saw(self, rows: Int64[Tensor, " n"], labels: Int64[Tensor, " n"] | None, out: RecordWriter) -> None:
+        """Learn the labels of rows that are trained on, and say so, once, if some of them were to be held out.
+
+        Args:
+            rows: What arrived in the training loop.
+            labels: Their classes, where the data set may not tell them without loading images.
+            out: The record.
+        """
+        if labels is not None and self._labels is not None and not self._complete:
             self._labels[rows.numpy()] = labels.numpy()
+        if self.holdout is None or self._broken or not bool(self.holdout.contains(rows).any()):
+            return
+        self._broken = True
+        out.note("holdout_trained")
+        warnings.warn(
+            f"Training sees samples of the holdout, so the holdout of the record {out.folder} cannot serve as "
+            f"control; train on the `train` part of holdout(...).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def seal(self, out: RecordWriter) -> None:
+        """Write the holdout down before training begins; that of an earlier attempt stays.
+
+        Args:
+            out: The record.
+
+        Raises:
+            UnlearnError: If another holdout is sealed there.
+            OSError: If the disk is full.
+        """
+        self.holdout = self.holdout or read_holdout(out.folder)
+        if self.holdout is not None and out.rank == 0:
+            self.holdout.write(out.folder)
+            out.note("holdout", digest=self.holdout.digest)
 
     def write(self, folder: Path, *, ids: bool) -> None:
         """Write data.json, and ids.json where asked for.

@@ -22,6 +22,7 @@ from unlearn_hooks.capture import (
     watch_training_forward,
 )
 from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step
+from unlearn_hooks.controls import Holdout
 from unlearn_hooks.description import DataDescription, describe_model, describe_recipe, process_rank, run_id
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.features import FeaturesCollector
@@ -48,6 +49,7 @@ def record(
     plan: Plan = Plan(),  # noqa: B008  # frozen
     recipe: Mapping[str, Any] | None = None,
     key: Callable[[int], str] | None = None,
+    holdout: Holdout | None = None,
 ) -> "Recorder":
     """Record a training run, without changing it: same weights, same random numbers.
 
@@ -71,6 +73,7 @@ def record(
         plan: What to record.
         recipe: Anything worth keeping about the run, such as the augmentation; plain values.
         key: Gives a stable name to a row of the root data set; ``None`` takes paths or row numbers.
+        holdout: What `unlearn_hooks.controls.holdout` set apart; it is sealed in the record.
 
     Returns:
         The recorder, a context manager; leaving it finishes the record.
@@ -87,7 +90,8 @@ def record(
             f"The {type(optimizer).__name__} trains no parameter of the {type(model).__name__}; make the optimizer "
             f"from the parameters of the model that you record."
         )
-    recorder = Recorder(Path(out), Run(model, optimizer, plan, parameters), recipe=recipe, key=key)
+    data = DataDescription(None, key, None if holdout is None else holdout.sealed())
+    recorder = Recorder(Path(out), Run(model, optimizer, plan, parameters), data, recipe=recipe)
     if loader is not None:
         recorder.describe_data(training_data(loader))
     return recorder
@@ -118,19 +122,17 @@ class Recorder:
     Args:
         out: Folder of the record.
         run: Model, optimizer, plan and parameters.
+        data: What is known of the training data.
         recipe: What the user wants to be kept about the run.
-        key: Gives a stable name to a root row.
     """
 
-    def __init__(
-        self, out: Path, run: Run, *, recipe: Mapping[str, Any] | None = None, key: Callable[[int], str] | None = None
-    ) -> None:
+    def __init__(self, out: Path, run: Run, data: DataDescription, *, recipe: Mapping[str, Any] | None = None) -> None:
         self._run = run
         self._head = find_head(run.model, run.plan.head)
         self._writer = BackgroundWriter(out, rank=process_rank())
         self._id = run_id(out)
         self._recipe = recipe
-        self._data = DataDescription(None, key)
+        self._data = data
         self._collectors = _collectors(run.plan)
         self._tap: LoaderTap | None = None
         self._pending = PendingStep(list(run.parameters.values()))
@@ -180,6 +182,7 @@ class Recorder:
             self.arrived(Arrival(told, classes, None))
         elif self._failure is None:
             self._pending.correct(told, classes)
+            self._data.saw(told, classes, self._writer)
 
     def epoch(self, number: int) -> None:
         """Tell the number of the epoch that begins, counted from 0, where it is not the number of passes."""
@@ -244,13 +247,13 @@ class Recorder:
         self._pending.arrived(Batch(arrival.rows, arrival.labels))
         self._batches += 1
         self._unknown.update([arrival.problem] if arrival.problem else [])
-        if arrival.rows is not None and arrival.labels is not None:
-            self._data.saw(arrival.rows, arrival.labels)
+        if arrival.rows is not None:
+            self._data.saw(arrival.rows, arrival.labels, self._writer)
 
     def describe_data(self, dataset: Any) -> None:  # noqa: ANN401  # the user's
         """Learn what there is to know about the training data; the first data set told is the one."""
         if self._data.dataset is None:
-            self._data = DataDescription(dataset, self._data.key)
+            self._data = DataDescription(dataset, self._data.key, self._data.holdout)
 
     def _pass(self, loader: Iterable[Any]) -> Iterator[Any]:
         self.describe_data(training_data(loader))
@@ -288,6 +291,8 @@ class Recorder:
         elif went_on and not self._loaded:
             self._writer.note("began_late")  # the optimizer has made steps that no one recorded
         self._started = True
+        with self._failing():
+            self._data.seal(self._writer)
         self._describe()
         for collector in self._collectors:
             collector.start(self._run, self._step)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class Shard:
 def _live_shards(folder: Path, events: Sequence[Mapping[str, Any]]) -> list[Shard]:
     """Apply the journal: a shard is alive if it was written, not dropped, and not rewound."""
     live: dict[str, Shard] = {}
-    rank = int(folder.name.removeprefix("rank"))
+    rank = int(folder.name.removeprefix("rank")) if folder.name.startswith("rank") else 0
     for event in events:
         match event["event"]:
             case "shard":
@@ -118,6 +118,7 @@ class RecordWriter:
     Args:
         folder: The record; made if it is missing, readable by its owner only.
         rank: Number of this process among those that train together.
+        part: Subfolder to write to, where it is no process of the training that writes.
 
     Attributes:
         finished: The record was complete when it was opened.
@@ -127,10 +128,10 @@ class RecordWriter:
         UnlearnError: If the folder cannot be written, or holds a damaged journal or something that is no record.
     """
 
-    def __init__(self, folder: str | Path, *, rank: int = 0) -> None:
+    def __init__(self, folder: str | Path, *, rank: int = 0, part: str | None = None) -> None:
         self.folder = Path(folder)
         self.rank = rank
-        self._own = self.folder / f"rank{rank:05d}"
+        self._own = self.folder / (part or f"rank{rank:05d}")
         try:
             self._open()
         except OSError as error:
@@ -308,10 +309,11 @@ class TrainingRecord:
             )
         shards: list[Shard] = []
         endings, journals = [], []
-        for path in sorted(folder.glob(f"rank*/{_JOURNAL}")):
+        for path in sorted(folder.glob(f"*/{_JOURNAL}")):
             events, good = read_journal(path)
             shards += _checked(_live_shards(path.parent, events))
-            endings.append(events[-1]["event"] if events else None)
+            if path.parent.name.startswith("rank"):  # the others are references, which training does not wait for
+                endings.append(events[-1]["event"] if events else None)
             journals.append(path.read_bytes()[:good])
         ids = _read_json(folder / "ids.json")
         return cls(
@@ -328,6 +330,15 @@ class TrainingRecord:
     def shards(self, kind: str) -> list[Shard]:
         """Return the shards of a kind, with rewinds and drops applied, sorted by their first step."""
         return [shard for shard in self._shards if shard.kind == kind]
+
+    def only(self, wanted: Callable[[Shard], bool]) -> "TrainingRecord":
+        """Return the same record without the shards that are not wanted; nothing changes on the disk."""
+        return replace(self, _shards=tuple(shard for shard in self._shards if wanted(shard)))
+
+    def noted(self, event: str) -> list[dict[str, Any]]:
+        """Return the lines of one kind of event in the journals, those before a rewind included."""
+        lines = (json.loads(line.partition(b" ")[2]) for journal in self._journals for line in journal.splitlines())
+        return [line for line in lines if line["event"] == event]
 
     def digest(self) -> str:
         """Return the hex sha256 of manifest and journals; the journals hold the digest of every shard."""

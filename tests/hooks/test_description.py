@@ -11,6 +11,7 @@ from unlearn_hooks.description import DataDescription, describe_model, describe_
 from unlearn_hooks.ids import data_fingerprint
 from unlearn_hooks.journal import write_json
 from unlearn_hooks.plan import Plan
+from unlearn_hooks.training_record import RecordWriter
 
 LABELS = torch.tensor([2, 0, 1, 1])
 
@@ -76,15 +77,15 @@ def test_data_is_described_by_its_root_and_labels(tmp_path: Path) -> None:
 
 def test_labels_that_are_only_seen_in_batches_give_a_fingerprint_once_all_were_seen(tmp_path: Path) -> None:
     data = DataDescription(Told(), None)
-    data.saw(torch.tensor([3, 0]), LABELS[[3, 0]])
+    data.saw(torch.tensor([3, 0]), LABELS[[3, 0]], RecordWriter(tmp_path))
     assert written(data, tmp_path)["fingerprint"] is None
-    data.saw(torch.tensor([1, 2]), LABELS[[1, 2]])
+    data.saw(torch.tensor([1, 2]), LABELS[[1, 2]], RecordWriter(tmp_path))
     assert written(data, tmp_path)["fingerprint"] == data_fingerprint(LABELS)
 
 
 def test_labels_that_the_data_set_tells_are_not_replaced_by_augmented_ones(tmp_path: Path) -> None:
     data = DataDescription(TensorDataset(torch.zeros(4), LABELS.clone()), None)
-    data.saw(torch.tensor([0]), torch.tensor([9]))
+    data.saw(torch.tensor([0]), torch.tensor([9]), RecordWriter(tmp_path))
     assert written(data, tmp_path)["fingerprint"] == data_fingerprint(LABELS)
 
 
@@ -98,7 +99,7 @@ def test_names_are_written_when_asked_for_and_the_users_key_comes_first(tmp_path
 def test_of_a_stream_or_of_nothing_nothing_is_claimed(tmp_path: Path) -> None:
     for dataset in (Stream(), None):
         data = DataDescription(dataset, None)
-        data.saw(torch.tensor([0]), torch.tensor([0]))
+        data.saw(torch.tensor([0]), torch.tensor([0]), RecordWriter(tmp_path))
         data.write(tmp_path, ids=True)
         found = written(data, tmp_path)
         assert (found["n"], found["fingerprint"]) == (None, None)

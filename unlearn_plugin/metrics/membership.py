@@ -23,7 +23,7 @@ class Membership(Metric):
     """Attack by the margin of the true class, compared within classes.
 
     Formula: value = P[phi(F) > phi(C)], within classes and combined by the classes' shares of F, with the margin phi
-    of `unlearn_plugin.outputs.margin` and C the controls. 0.5 is what a model that never saw F would give, if F and
+    of `unlearn_hooks.references.log_odds` and C the controls. 0.5 is what a model that never saw F would give, if F and
     the controls are alike. `details` hold the one-sided bounds the verdict uses, the true-positive rate at low
     false-positive rates (over the pooled classes of F, since one class alone has too few controls for 1 %), and coarse
     pictures. The histogram's edges come from the model *before* unlearning, the 1 % to 99 % range of the margins of F
