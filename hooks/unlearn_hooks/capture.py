@@ -261,18 +261,23 @@ def watch_training_entry(
     """Tell when a training forward pass begins.
 
     Args:
-        entered: Called with the module and its positional arguments.
-        model: The module to watch; ``None`` watches every module of this process, outer ones first.
+        entered: Called with the module and its arguments: the positional ones, and then, as one mapping, those given by
+            name, if there are any.
+        model: The module to watch; ``None`` watches every module of this process, outer ones first, and torch does not
+            tell what is given by name.
 
     Yields:
         Nothing.
     """
 
-    def enter(caller: nn.Module, args: tuple[Any, ...]) -> None:
+    def enter(caller: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any] | None = None) -> None:
         if model in (None, caller) and _is_training(caller):
-            entered(caller, args)
+            entered(caller, (*args, named) if named else args)
 
-    handle = register_module_forward_pre_hook(enter) if model is None else model.register_forward_pre_hook(enter)
+    if model is None:
+        handle = register_module_forward_pre_hook(enter)
+    else:
+        handle = model.register_forward_pre_hook(enter, with_kwargs=True)
     try:
         yield
     finally:

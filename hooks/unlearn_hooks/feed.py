@@ -58,13 +58,16 @@ class Feed:
     """Tags of one pass that wait for their batch, oldest first: wrappers may read ahead.
 
     It fails closed: after a batch whose length or labels are not those of its tag, no rows of the pass are given.
+
+    Args:
+        problem: Why no rows can be given from the start, if that is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, problem: str | None = None) -> None:
         self._tags: deque[Tag] = deque()
         self._origin: Origin | None = None
         self._root_rows: Tensor | None = None
-        self._problem: str | None = None
+        self._problem = problem
         self._closed = False
 
     def push(self, origin: Origin, tag: Tag, batch: Any) -> None:  # noqa: ANN401  # whatever the user's loader gives
@@ -107,14 +110,19 @@ class Feed:
 
     def _match(self, length: int | None, checksum: int | None) -> Tensor | None:
         if not self._tags:
-            self._problem = "no torch DataLoader told its rows"
+            self._problem = self._problem or "no torch DataLoader told its rows"
             return None
         tag = self._tags.popleft()
-        if tag.rows is not None and length is not None and len(tag.rows) != length:
-            self._problem = "the number of samples changed on the way"
-        elif None not in (checksum, tag.checksum) and checksum != tag.checksum:
-            self._problem = "the labels changed on the way"
+        self._problem = self._problem or _mismatch(tag, length, checksum)
         if self._problem is not None or tag.rows is None:
             return None
         rows = torch.tensor(tag.rows, dtype=torch.int64)
         return rows if self._root_rows is None else self._root_rows[rows]
+
+
+def _mismatch(tag: Tag, length: int | None, checksum: int | None) -> str | None:
+    if tag.rows is not None and length is not None and len(tag.rows) != length:
+        return "the number of samples changed on the way"
+    if None not in (checksum, tag.checksum) and checksum != tag.checksum:
+        return "the labels changed on the way"
+    return None

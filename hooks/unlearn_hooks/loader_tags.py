@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, dataloader
 from unlearn_hooks.feed import Feed, Listener, Origin, Tag
 from unlearn_hooks.ids import batch_labels, label_checksum
 
-__all__ = ["LoaderTap", "Passes", "inner_loaders", "listening", "tagging_works", "training_data"]
+__all__ = ["LoaderTap", "Passes", "dispatch_problem", "inner_loaders", "listening", "tagging_works", "training_data"]
 
 
 class _Tagged:
@@ -194,13 +194,31 @@ def inner_loaders(loader: Any, depth: int = 3) -> list["DataLoader[Any]"]:  # no
         return []
     parts = [value for value in vars(loader).values() if isinstance(value, Iterable)]
     found = [inner for part in parts for inner in inner_loaders(part, depth - 1)]
-    return [*found, loader] if isinstance(loader, DataLoader) else found
+    # not isinstance: Accelerate's loaders say that they are torch loaders, and only hold one
+    return [*found, loader] if issubclass(type(loader), DataLoader) else found
 
 
 def training_data(loader: Any) -> Any:  # noqa: ANN401  # the user's loader and data set
     """Find the data set behind the outermost loader; ``None`` if there is no torch loader in it."""
     inner = inner_loaders(loader)
     return inner[0].dataset if inner else None
+
+
+def dispatch_problem(loader: Any) -> str | None:  # noqa: ANN401  # the user's loader
+    """Say why no rows can be told if one process reads for all of them, as Accelerate does with streams.
+
+    That process concatenates the batches of several and cuts them up again; the others never see an index.
+
+    Args:
+        loader: The outermost loader.
+
+    Returns:
+        The problem, or ``None`` if each process reads for itself.
+    """
+    names = {base.__name__ for base in type(loader).__mro__}  # Accelerate is not imported here, it may be missing
+    if "DataLoaderDispatcher" in names and loader.state.num_processes > 1:
+        return "one process reads for all; with DataLoaderConfiguration(dispatch_batches=False) each reads its own"
+    return None
 
 
 class Passes(Iterable[Any]):

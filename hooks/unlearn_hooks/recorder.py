@@ -28,7 +28,7 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.features import FeaturesCollector
 from unlearn_hooks.feed import Arrival, Feed
 from unlearn_hooks.journal import write_json
-from unlearn_hooks.loader_tags import LoaderTap, Passes, training_data
+from unlearn_hooks.loader_tags import LoaderTap, Passes, dispatch_problem, training_data
 from unlearn_hooks.pending_step import PendingStep, length
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.recording_thread import BackgroundWriter
@@ -187,6 +187,8 @@ class Recorder:
     def epoch(self, number: int) -> None:
         """Tell the number of the epoch that begins, counted from 0, where it is not the number of passes."""
         self._write_out()
+        if not self._in_pass:
+            self._pending.begin_pass()
         self._epoch = self._next_epoch = number
         self._epoch_told = True
 
@@ -260,7 +262,7 @@ class Recorder:
         self._start()
         if self._tap is None or self._tap.loader is not loader:
             self._tap = LoaderTap(loader)
-        feed = Feed()
+        feed = Feed(dispatch_problem(loader))
         self._pending.begin_pass()
         self._in_pass, self._epoch = True, self._next_epoch
         batches, steps = self._batches, self._step

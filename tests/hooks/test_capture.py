@@ -234,6 +234,19 @@ def test_entries_into_training_are_heard_from_every_module_or_from_one_until_the
     assert only == [(model, (images,))]
 
 
+def test_what_enters_by_name_is_told_as_the_last_argument() -> None:
+    class Named(nn.Module):
+        def forward(self, images: Tensor, *, labels: Tensor) -> Tensor:
+            return images
+
+    model, told = Named(), []
+    images, labels = torch.ones(1), torch.zeros(1)
+    with watch_training_entry(lambda module, arguments: told.append(arguments), model):
+        model(images, labels=labels)
+        model(images=images, labels=labels)
+    assert told == [(images, {"labels": labels}), ({"images": images, "labels": labels},)]
+
+
 def test_the_gradient_coming_back_through_the_output_is_told_once() -> None:
     model = small()
     told: list[str] = []

@@ -71,6 +71,15 @@ def test_without_a_tag_nothing_is_known() -> None:
     assert fed(Tag(None, None)).arrive(batch(1)).problem == "the data set is a stream"
 
 
+def test_a_problem_known_from_the_start_stays_the_reason() -> None:
+    feed = Feed("one process reads for all")
+    assert feed.arrive(batch(1)).problem == "one process reads for all"
+    feed.push(origin(), tag(4, 2), None)
+    arrival = feed.arrive(batch(4, 2))
+    assert (arrival.rows, arrival.problem) == (None, "one process reads for all")
+    assert arrival.labels is not None
+
+
 def test_two_loaders_in_one_pass_close_the_feed() -> None:
     feed = fed(tag(0, 1))
     feed.push(origin(), tag(4, 2), None)

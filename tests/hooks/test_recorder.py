@@ -312,6 +312,20 @@ def test_a_loop_that_leaves_batches_out_says_so(tmp_path: Path) -> None:
     assert rec.status().unknown == {"the loop left a batch out, or reads ahead": 4}
 
 
+def test_a_batch_left_over_when_an_epoch_is_told_is_not_waited_for(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    with training.recorder() as rec:
+        for epoch in range(2):
+            rec.epoch(epoch)
+            for number, (images, labels) in enumerate(training.loader):
+                rec.ids(rows_in(images), labels)
+                if number == 3:
+                    break
+                training.step(images, labels)
+    assert recorded(tmp_path) == training.trained
+    assert rec.status().unknown == {}
+
+
 def test_rows_are_those_of_the_root_and_names_come_from_the_key(tmp_path: Path) -> None:
     training = Training(tmp_path, key=lambda row: f"person-{row}")
     training.loader = DataLoader(Subset(Pixels(), range(40, 20, -1)), BATCH, shuffle=True)
