@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.checkpoint import Checkpoint
-from unlearn_plugin.reading import DataSource, Listed, MapDataset, call_function, open_split
+from unlearn_plugin.listing import DataSource, Listed
+from unlearn_plugin.reading import MapDataset, call_function, open_split
 
 __all__ = ["DataSource", "ImageData", "Samples", "load_data"]
 
@@ -36,6 +37,7 @@ class ImageData:
         classes: Names of the classes; a label is a position in it.
         deterministic: The same row gives the same image every time. Such images are decoded once and kept
             in memory when all of them fit into `MEMORY_BUDGET`.
+        subjects: Whose picture each row is, ``""`` where that is not said; empty if the data name nobody.
     """
 
     dataset: MapDataset
@@ -43,6 +45,7 @@ class ImageData:
     labels: Int64[Tensor, " n"]
     classes: tuple[str, ...]
     deterministic: bool
+    subjects: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -297,4 +300,4 @@ def _assemble(
 ) -> ImageData:
     position = {label: classes.index(_name(split, label, classes)) for label in set(split.labels.tolist())}
     labels = torch.tensor([position[label] for label in split.labels.tolist()])
-    return ImageData(_Prepared(split, transform, position), split.ids, labels, classes, deterministic)
+    return ImageData(_Prepared(split, transform, position), split.ids, labels, classes, deterministic, split.subjects)

@@ -129,11 +129,26 @@ class Job:
         ),
     ] = None
     dataset: Annotated[
-        str, Flag(Group.DATA, "NAME", "timm reader name, such as torch/cifar10; leave out for class folders.")
+        str,
+        Flag(
+            Group.DATA,
+            "KIND",
+            "hfds/NAME or hfds (Hugging Face), wds (shards), csv, tsv or jsonl (tables of paths and labels), or a timm "
+            "reader name such as torch/cifar10; leave out for class folders.",
+        ),
     ] = ""
     train_split: Annotated[str, Flag(Group.DATA, "NAME", "Split the model was trained on.")] = "train"
     val_split: Annotated[str, Flag(Group.DATA, "NAME", "Split it was never trained on.")] = "validation"
     class_map: Annotated[str | None, Flag(Group.DATA, "FILE", "File that maps class names to indices.", path=True)] = (
+        None
+    )
+    input_key: Annotated[
+        str | None, Flag(Group.DATA, "COLUMN", "Column, or extension in a shard, of the image; found if it can be.")
+    ] = None
+    target_key: Annotated[
+        str | None, Flag(Group.DATA, "COLUMN", "Column, or field of a shard's JSON, of the label; likewise.")
+    ] = None
+    id_key: Annotated[str | None, Flag(Group.DATA, "COLUMN", "Column that names the sample; `row` for its number.")] = (
         None
     )
     data: Annotated[
@@ -180,7 +195,7 @@ class Job:
     @property
     def has_data(self) -> bool:
         """Whether it is said where the data are."""
-        return bool(self.data_dir or self.data)
+        return bool(self.data_dir or self.data or self.dataset.lower().startswith(("hfds/", "hfids/")))
 
 
 def settings() -> dict[str, Setting]:

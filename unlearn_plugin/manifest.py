@@ -1,9 +1,7 @@
 """The forget manifest: which samples must go, as a CSV, JSONL or text file. docs/formats.md has the grammar."""
 
-import csv
 import hashlib
 import hmac
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from unlearn_hooks.errors import UnlearnError
+from unlearn_plugin.table_rows import Row, csv_rows, jsonl_rows
 
 __all__ = ["ForgetEntry", "ForgetManifest", "list_some"]
 
@@ -25,13 +24,13 @@ class ForgetEntry:
     """One thing that must go.
 
     Attributes:
-        kind: One sample, or all training samples of a class.
-        name: The sample's id or the class's name.
+        kind: One sample, or all training samples of a class, or all of a subject whom the data name.
+        name: The sample's id, or the name of the class or subject.
         subject: Whose data it is, in words of the manifest's author; never published.
         line: Where it stands in the file, counted from 1.
     """
 
-    kind: Literal["id", "class"]
+    kind: Literal["id", "class", "subject"]
     name: str
     subject: str | None
     line: int
@@ -86,8 +85,8 @@ class ForgetManifest:
     @property
     def kind(self) -> str:
         """What is requested: ``samples``, ``classes`` or ``samples and classes``."""
-        kinds = {entry.kind for entry in self.entries}
-        return {"id": "samples", "class": "classes"}[kinds.pop()] if len(kinds) == 1 else "samples and classes"
+        kinds = {"classes" if entry.kind == "class" else "samples" for entry in self.entries}
+        return " and ".join(sorted(kinds, reverse=True))
 
     def commitment(self, key: bytes) -> str:
         """Commit to the entries without telling them.
@@ -105,9 +104,6 @@ class ForgetManifest:
         return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
-Row = tuple[int, dict[str, str] | str]  # number of the line, and its fields or what is wrong with it
-
-
 def _read_text(text: str) -> Iterator[Row]:
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()
@@ -117,44 +113,28 @@ def _read_text(text: str) -> Iterator[Row]:
 
 
 def _read_csv(text: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if header is None:
-                header = [cell.strip().lower() for cell in cells]
-                if not _is_header(header):
-                    yield reader.line_num, f"it must name columns out of {', '.join(_FIELDS)}, with id or class"
-                    return
-            elif len(cells) != len(header):
-                yield reader.line_num, f"{len(cells)} cells where the first line names {len(header)} columns"
-            else:
-                yield reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True))
-    except csv.Error as error:
-        yield reader.line_num, f"no valid CSV ({error})"
+    def judge(names: Sequence[str]) -> str | None:
+        lowered = [name.lower() for name in names]
+        sound = (
+            set(lowered) <= set(_FIELDS) and len(set(lowered)) == len(names) and bool({"id", "class"} & set(lowered))
+        )
+        return None if sound else f"it must name columns out of {', '.join(_FIELDS)}, with id or class"
 
-
-def _is_header(names: list[str]) -> bool:
-    return set(names) <= set(_FIELDS) and len(set(names)) == len(names) and bool({"id", "class"} & set(names))
+    for number, fields in csv_rows(text, judge):
+        yield number, fields if isinstance(fields, str) else {name.lower(): value for name, value in fields.items()}
 
 
 def _read_jsonl(text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            yield number, "no valid JSON"
-            continue
-        if not isinstance(found, dict) or not set(found) <= set(_FIELDS):
-            yield number, f"not an object with keys out of {', '.join(_FIELDS)}"
-        elif not all(isinstance(value, str | int) and not isinstance(value, bool) for value in found.values()):
+    def judge(names: Sequence[str]) -> str | None:
+        return None if set(names) <= set(_FIELDS) else f"it must have keys out of {', '.join(_FIELDS)}"
+
+    for number, fields in jsonl_rows(text, judge):
+        if isinstance(fields, str):
+            yield number, fields
+        elif not all(isinstance(value, str | int) and not isinstance(value, bool) for value in fields.values()):
             yield number, "a value is neither text nor a whole number"
         else:
-            yield number, {key: str(value).strip() for key, value in found.items()}
+            yield number, {key: str(value).strip() for key, value in fields.items()}
 
 
 class _Builder:
@@ -174,18 +154,22 @@ class _Builder:
         for key, values in self.once.items():
             if fields.get(key):
                 values.setdefault(fields[key], line)
-        sample, group = fields.get("id", ""), fields.get("class", "")
-        if sample.startswith("class=") and not group:
-            sample, group = "", sample.removeprefix("class=").strip()
-        sample = sample.removeprefix("id=")
-        if bool(sample) == bool(group):
-            if sample or not any(fields.get(key) for key in self.once):
+        sample, group, subject = (fields.get(key, "") for key in ("id", "class", "subject"))
+        kind: Literal["id", "class", "subject"] = "class" if group else "id"
+        name = sample or group
+        for prefix in ("class", "subject") if sample and not group else ():
+            if sample.startswith(f"{prefix}="):
+                kind, name = prefix, sample.removeprefix(f"{prefix}=").strip()
+        name = name.removeprefix("id=") if kind == "id" else name
+        if not name or (sample and group):
+            if sample or group or not any(fields.get(key) for key in self.once):
                 self.malformed.append(f"line {line}: it must name either an id or a class")
-        elif not (sample or group).isprintable():
+        elif kind == "subject" and subject not in ("", name):
+            self.malformed.append(f"line {line}: it names two subjects")
+        elif not name.isprintable():
             self.malformed.append(f"line {line}: it holds a character that cannot be printed")
         else:
-            kind: Literal["id", "class"] = "id" if sample else "class"
-            self._keep(ForgetEntry(kind, sample or group, fields.get("subject") or None, line))
+            self._keep(ForgetEntry(kind, name, (name if kind == "subject" else subject) or None, line))
 
     def _keep(self, entry: ForgetEntry) -> None:
         first = self.entries.setdefault((entry.kind, entry.name), entry)

@@ -146,6 +146,9 @@ def _source(job: Job) -> DataSource:
         train_split=job.train_split,
         val_split=job.val_split,
         class_map=job.class_map,
+        input_key=job.input_key,
+        target_key=job.target_key,
+        id_key=job.id_key,
         function=job.data,
     )
 
@@ -234,6 +237,11 @@ def _check_record_of_model(record: TrainingRecord, checkpoint: Checkpoint) -> st
 
 
 def _check_record_of_data(record: TrainingRecord, train: ImageData) -> str | None:
+    if record.data["n"] is None:
+        return (
+            "The record does not know which samples were trained on, since they came as a stream; leave --record out, "
+            "or record the training with key= (hooks/README.md)."
+        )
     if record.data["n"] != len(train.ids):
         return (
             f"The record is of other data: it was trained on {record.data['n']} samples, and the data given "
@@ -243,7 +251,7 @@ def _check_record_of_data(record: TrainingRecord, train: ImageData) -> str | Non
         strange = sorted(set(record.ids) - set(train.ids))
         return (
             f"The record is of other data: {len(strange)} of its sample ids are not in the data given, such as "
-            f"{strange[0]!r}; give the same --data-dir and split."
+            f"{strange[0]!r} where the data have {train.ids[0]!r}; give the same --data-dir, split and --id-key."
         )
     fingerprint = record.data.get("fingerprint")
     position = {name: row for row, name in enumerate(train.ids)}

@@ -1,12 +1,12 @@
-"""Opening data sets: folders of class folders, timm's readers, and functions of the user's own."""
+"""Opening data sets of every kind; here those that timm's readers and torchvision open, and the user's own function."""
 
 import random
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,37 +19,26 @@ from torch.utils.data import IterableDataset
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.ids import dataset_labels, root_rows, sample_keys
+from unlearn_plugin.hugging_face import list_hugging_face
+from unlearn_plugin.listing import DataSource, Listed, find_split, read_image
+from unlearn_plugin.tables import TABLES, list_table
 from unlearn_plugin.user_code import load_function
+from unlearn_plugin.web_shards import list_shards
 
 __all__ = ["DataSource", "Listed", "MapDataset", "call_function", "open_split"]
 
-_SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation", "eval", "evaluation", "test")}
+_READERS: dict[str, Callable[[DataSource, str], Listed]] = {
+    **dict.fromkeys(TABLES, list_table),
+    **dict.fromkeys(
+        ("hfds", "hfids"), list_hugging_face
+    ),  # the rows of a stream are those of the table it is read from
+    "wds": list_shards,
+}
 _FOLDERS = ("torch/image_folder", "torch/folder")  # class folders as well, in torchvision's order
 _MODES = {1: "L", 3: "RGB"}
+_CANNOT_OPEN = (RuntimeError, ValueError, TypeError, LookupError, OSError, ImportError, AssertionError)
 # What Pillow raises on files that are damaged, cut off, too large or no images at all.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSource:
-    """Where the data are; the fields are the flags of the command line.
-
-    Attributes:
-        data_dir: Folder with one folder (or .tar file) per split, each with one folder per class; or the root of
-            `dataset`.
-        dataset: A name timm's factory knows, such as ``torch/cifar10`` or ``hfds/cifar10``; empty for folders.
-        train_split: The split the model was trained on.
-        val_split: A split it was never trained on.
-        class_map: Text file with one class name per line, in the order of the model's outputs.
-        function: ``package.module:function`` that returns (train, held-out), instead of all above.
-    """
-
-    data_dir: str | None = None
-    dataset: str = ""
-    train_split: str = "train"
-    val_split: str = "validation"
-    class_map: str | None = None
-    function: str | None = None
 
 
 @runtime_checkable
@@ -59,23 +48,6 @@ class MapDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int, /) -> Any: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Listed:
-    """One split, listed but not read.
-
-    Attributes:
-        open: Gives (image, label) of a row as the data set has them.
-        ids: Stable name of each row.
-        labels: Label of each row, as the data set counts them.
-        classes: Names of the classes, as the data set counts them; empty if it has no names.
-    """
-
-    open: Callable[[int], tuple[Any, Any]]
-    ids: tuple[str, ...]
-    labels: Int64[Tensor, " n"]
-    classes: tuple[str, ...]
 
 
 def open_split(source: DataSource, split: str, channels: int) -> Listed:
@@ -99,20 +71,15 @@ def open_split(source: DataSource, split: str, channels: int) -> Listed:
             f"The model takes images of {channels} channels, and image files have 1 or 3; "
             f"give the data with --data package.module:function."
         )
-    dataset = _create(source, split)
-    if isinstance(dataset, IterableDataset):
-        raise UnlearnError(
-            f"--dataset {source.dataset!r} is a stream, in which no sample has a place of its own; "
-            f"give class folders, a torch/ or an hfds/ data set."
-        )
-    listed = _list(dataset)
+    listed = _READERS.get(source.kind, _list_timm)(source, split)
+    _check_ids(listed, split)
     if "" in listed.classes:
         loose = listed.ids[int((listed.labels == listed.classes.index("")).nonzero()[0])]
         raise UnlearnError(f"The image {loose!r} lies in no class folder; put it into one, or take it out.")
 
     def open_image(row: int) -> tuple[Image.Image, Any]:
         try:
-            image, label = _read(dataset, row)
+            image, label = listed.open(row)
             return image.convert(_MODES[channels]), label
         except _UNREADABLE as error:
             raise UnlearnError(
@@ -120,7 +87,7 @@ def open_split(source: DataSource, split: str, channels: int) -> Listed:
                 f"It is not skipped, since the samples after it would be mistaken for it."
             ) from error
 
-    return Listed(open_image, listed.ids, listed.labels, listed.classes)
+    return replace(listed, open=open_image)
 
 
 def call_function(name: str) -> tuple[Listed, Listed, bool]:
@@ -147,35 +114,42 @@ def call_function(name: str) -> tuple[Listed, Listed, bool]:
             )
     with _random_state_kept():
         train, heldout = (_list(dataset) for dataset in pair)
+        for listed, split in ((train, "train"), (heldout, "held-out")):
+            _check_ids(listed, split)
         return train, heldout, all(_is_deterministic(dataset) for dataset in pair)
 
 
-def _create(source: DataSource, split: str) -> Any:
-    root = Path(source.data_dir or "")
-    if not source.data_dir or not root.exists():
-        raise UnlearnError(f"There is no folder {source.data_dir!r}; check --data-dir.")
+def _list_timm(source: DataSource, split: str) -> Listed:
+    """List what timm's own readers and torchvision's data sets read."""
+    given = [name for name in ("input_key", "target_key", "id_key") if getattr(source, name)]
+    if given:
+        raise UnlearnError(
+            f"--{given[0].replace('_', '-')} goes with --dataset {', '.join(_READERS)}, and these data are "
+            f"{source.dataset or 'class folders'!r}; leave it out."
+        )
+    root = source.root
     if "/" not in source.dataset or source.dataset.lower() in _FOLDERS:
-        root = _find_split(root, split)
+        root = find_split(root, split, ".tar")
     class_map = {"class_map": source.class_map} if source.class_map else {}
     try:
-        return create_dataset(source.dataset, root=str(root), split=split, search_split=False, **class_map)
-    except (RuntimeError, ValueError, TypeError, LookupError, OSError, ImportError, AssertionError) as error:
+        dataset = create_dataset(source.dataset, root=str(root), split=split, search_split=False, **class_map)
+    except _CANNOT_OPEN as error:
         what = f"The split {split!r} of {source.dataset or 'the class folders'!r} in {source.data_dir!r}"
         raise UnlearnError(f"{what} cannot be opened ({error or type(error).__name__}).") from error
+    if isinstance(dataset, IterableDataset):
+        raise UnlearnError(
+            f"--dataset {source.dataset!r} is a stream, in which no sample has a place of its own; "
+            f"give class folders, a torch/ data set, or --dataset {', '.join(_READERS)}."
+        )
+    return _list(dataset)
 
 
-def _find_split(root: Path, split: str) -> Path:
-    """Find the folder of a split as timm does, but never take the whole folder for one of its splits."""
-    known = next((names for names in _SPLITS.values() if split in names), ())
-    names = dict.fromkeys((split, *known))
-    for name in names:
-        for place in (root / name, root / f"{name}.tar"):
-            if place.exists():
-                return place
-    raise UnlearnError(
-        f"The folder {str(root)!r} has no sub-folder {' or '.join(repr(name) for name in names)}; "
-        f"name the one there is with --train-split or --val-split."
-    )
+def _check_ids(listed: Listed, split: str) -> None:
+    if not listed.ids:
+        raise UnlearnError(f"The split {split!r} is empty; both training and held-out data are needed.")
+    if len(set(listed.ids)) < len(listed.ids):
+        twice, times = Counter(listed.ids).most_common(1)[0]
+        raise UnlearnError(f"The id {twice!r} stands for {times} samples of {split!r}; give ids that are unique.")
 
 
 def _read(dataset: Any, row: int) -> tuple[Any, Any]:
@@ -184,18 +158,12 @@ def _read(dataset: Any, row: int) -> tuple[Any, Any]:
         image, label = dataset[row]
         return image, label
     file, label = dataset.reader[row]
-    with file, Image.open(file) as image:
-        image.load()
-        return image, label
+    with file:
+        return read_image(file), label
 
 
 def _list(dataset: Any) -> Listed:
     ids = sample_keys(dataset)
-    if not ids:
-        raise UnlearnError("A data set is empty; both training and held-out data are needed.")
-    if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise UnlearnError(f"The id {twice!r} stands for more than one sample; give ids that are unique.")
     return Listed(lambda row: _read(dataset, row), ids, _labels(dataset, ids), _classes(dataset))
 
 
@@ -213,7 +181,7 @@ def _labels(dataset: Any, ids: Sequence[str]) -> Int64[Tensor, " n"]:
         labels = torch.tensor([int(label) for label in found], dtype=torch.int64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UnlearnError(f"A label is {found[0]!r}; every sample must have one whole number as its label.") from error
-    if int(labels.min()) < 0:
+    if len(labels) and int(labels.min()) < 0:
         raise UnlearnError(f"The sample {ids[int(labels.argmin())]!r} has no label; take it out of the data.")
     return labels
 

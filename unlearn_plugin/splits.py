@@ -39,7 +39,7 @@ class Splits:
         retain: R, the training samples without F, or a random subset of them.
         tuning: Half of the held-out samples; methods may look at it.
         verdict: The other half; only the judge looks at it.
-        subjects: Data subject of each forget sample, numbered from 0; ``None`` if the manifest names none.
+        subjects: Data subject of each forget sample, numbered from 0; ``None`` if manifest and data name none.
             A sample of no named subject counts as a subject of its own.
         forgotten_classes: Classes that are requested as a whole, sorted.
     """
@@ -121,6 +121,8 @@ def _check_names(manifest: ForgetManifest, train: ImageData, heldout: ImageData)
     outside = [entry for entry in ids if entry not in held and _is_outside(entry.name)]
     unknown = [entry for entry in ids if entry not in held and entry not in outside]
     groups = [entry for entry in manifest.entries if entry.kind == "class"]
+    people = tuple(dict.fromkeys(filter(None, train.subjects)))
+    nobody = [entry for entry in manifest.entries if entry.kind == "subject" and entry.name not in people]
     strange = [entry for entry in groups if entry.name not in train.classes]
     present = {train.classes[label] for label in set(train.labels.tolist())}
     empty = [entry for entry in groups if entry not in strange and entry.name not in present]
@@ -132,6 +134,7 @@ def _check_names(manifest: ForgetManifest, train: ImageData, heldout: ImageData)
             (outside, "requested ids are paths outside the data", (), f"write them like {train.ids[0]!r}"),
             (strange, "requested classes are not in the data", train.classes, "correct them or take them out"),
             (empty, "requested classes have no training sample", (), "take them out"),
+            (nobody, "requested subjects are not in the column 'subject' of the training data", people, "correct them"),
         )
         if entries
     ]
@@ -154,15 +157,20 @@ def _choose(manifest: ForgetManifest, train: ImageData) -> tuple[Bool[Tensor, " 
     """Mark the requested rows; also the whole classes, and whose data a row is where the request says so."""
     chosen = torch.zeros(len(train), dtype=torch.bool)
     classes: set[int] = set()
+    named = {row: subject for row, subject in enumerate(train.subjects) if subject}
     owners: dict[int, str] = {}
-    for entry in sorted(manifest.entries, key=lambda entry: entry.kind):  # classes first: a sample's own subject wins
+    order = ("class", "subject", "id")  # what a manifest says of a sample itself wins
+    for entry in sorted(manifest.entries, key=lambda entry: order.index(entry.kind)):
         if entry.kind == "id":
             rows = [train.row_of[entry.name]] if entry.name in train.row_of else []
+        elif entry.kind == "subject":
+            rows = [row for row, subject in named.items() if subject == entry.name]
         elif entry.name in train.classes:
             classes.add(train.classes.index(entry.name))
             rows = (train.labels == train.classes.index(entry.name)).nonzero().flatten().tolist()
         else:
             rows = []
+        owners.update({row: named[row] for row in rows if row in named})
         chosen[rows] = True
         owners.update(dict.fromkeys(rows, entry.subject) if entry.subject else {})
     return chosen, classes, owners

@@ -3,7 +3,9 @@
 import platform
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,16 @@ from torch.optim import Optimizer
 
 from unlearn_hooks.controls import SealedHoldout, read_holdout
 from unlearn_hooks.errors import UnlearnError
-from unlearn_hooks.ids import data_fingerprint, dataset_labels, root_count, root_keys
+from unlearn_hooks.feed import Arrival
+from unlearn_hooks.ids import data_fingerprint, dataset_labels, first_tensor, root_count, root_keys
 from unlearn_hooks.journal import write_json
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.training_record import SCHEMA, RecordWriter, TrainingRecord
 
-__all__ = ["DataDescription", "describe_model", "describe_recipe", "process_rank", "run_id"]
+__all__ = ["DataDescription", "Names", "describe_model", "describe_recipe", "process_rank", "run_id"]
+
+Names = Callable[[int], str] | Sequence[str]
+"""Names of root rows: a function of the row, or a list of all of them."""
 
 
 def run_id(folder: Path) -> str:
@@ -113,17 +119,19 @@ class DataDescription:
 
     Args:
         dataset: The loader's data set, or ``None`` if there is no torch loader.
-        key: Gives a stable name to a root row; ``None`` takes `root_keys`.
+        key: Gives a stable name to a root row, or is the list of all names in the order of the root rows; ``None``
+            takes `root_keys`. A list makes rows of a stream, whose batches then tell them by name.
         holdout: Rows that training is not to see.
 
     Raises:
-        UnlearnError: If the holdout was drawn from other data.
+        UnlearnError: If a name is listed twice, or there is not one for each row of the data set; or if the holdout
+            was drawn from other data.
     """
 
     def __init__(
         self,
         dataset: Any,  # noqa: ANN401
-        key: Callable[[int], str] | None,
+        key: Names | None,
         holdout: SealedHoldout | None = None,
     ) -> None:
         self.dataset = dataset
@@ -131,21 +139,55 @@ class DataDescription:
         self.holdout = holdout
         self._broken = False
         self._n: int | None = None
+        self._row_of: dict[str, int] = {}
         self._labels: np.ndarray[Any, Any] | None = None
         self._complete = False
-        try:
+        with suppress(UnlearnError):  # a stream
             self._n = None if dataset is None else root_count(dataset)
-        except UnlearnError:
-            return  # a stream
+        known = None if self._n is None else dataset_labels(dataset)
+        if key is not None and not callable(key):
+            self._take_names(key)
         if self._n is not None:
             if holdout is not None and holdout.n != self._n:
                 raise UnlearnError(
                     f"The holdout was drawn from {holdout.n} samples, and the training data have {self._n} behind "
                     f"them; draw it from the data set that is trained on."
                 )
-            known = dataset_labels(dataset)
             self._labels = np.full(self._n, -1) if known is None else known.numpy()
             self._complete = known is not None
+
+    def _take_names(self, names: Sequence[str]) -> None:
+        self._row_of = {str(name): row for row, name in enumerate(names)}
+        if self._n not in (None, len(names)):
+            raise UnlearnError(
+                f"key= lists {len(names)} names, and the data set has {self._n} rows; list the names of all its rows."
+            )
+        if len(self._row_of) < len(names):
+            twice = next(name for name, times in Counter(map(str, names)).items() if times > 1)
+            raise UnlearnError(f"key= lists {twice!r} more than once; give every sample a name of its own.")
+        self._n = len(names)
+
+    def find_by_name(self, batch: Any, arrival: Arrival) -> Arrival:  # noqa: ANN401  # whatever the user's loader gives
+        """Find the rows of a batch of a stream by the names that travel in it, such as ``__key__``.
+
+        Args:
+            batch: A mapping or tuple with a list of names, one a sample, among its parts.
+            arrival: What is known without names.
+
+        Returns:
+            `arrival`, with the rows if its rows were unknown and every name is one that ``key=`` lists.
+        """
+        if arrival.rows is not None or not self._row_of:
+            return arrival
+        parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+        images = first_tensor(batch)
+        for part in parts:
+            if not isinstance(part, (tuple, list)) or images is None or len(part) != len(images):
+                continue
+            rows = [self._row_of.get(name) for name in part if isinstance(name, str)]
+            if len(rows) == len(part) and None not in rows:
+                return Arrival(torch.tensor(rows, dtype=torch.int64), arrival.labels, None)
+        return arrival._replace(problem=f"{arrival.problem}, and the batch holds no names that key= lists")
 
     def saw(self, rows: Int64[Tensor, " n"], labels: Int64[Tensor, " n"] | None, out: RecordWriter) -> None:
         """Learn the labels of rows that are trained on, and say so, once, if some of them were to be held out.
@@ -208,4 +250,6 @@ class DataDescription:
             write_json(folder / "ids.json", {"schema": SCHEMA, "ids": list(self._keys(self._n))})
 
     def _keys(self, n: int) -> Sequence[str]:
-        return root_keys(self.dataset) if self.key is None else [str(self.key(row)) for row in range(n)]
+        if self._row_of:
+            return list(self._row_of)
+        return [str(self.key(row)) for row in range(n)] if callable(self.key) else root_keys(self.dataset)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
 from unlearn_hooks.errors import UnlearnError
 
@@ -25,15 +25,19 @@ __all__ = [
     "sample_keys",
 ]
 
-_LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+_LABEL_KEYS = ("labels", "label", "targets", "target", "y", "cls")
 
 
 def sample_keys(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401  # any map-style data set
     """Give each row of a data set a name that stays the same from run to run.
 
     The name is taken from the data set's own `ids`, or is the path relative to the root for a torchvision folder and a
-    timm data set with a folder reader, or else the number of the row. Rows of a ``Subset`` or ``ConcatDataset`` have
-    the names they have in the data set behind it.
+    timm data set with a folder or tar reader, or else the number of the row. Rows of a ``Subset`` or ``ConcatDataset``
+    have the names they have in the data set behind it.
+
+    A Hugging Face data set, read by itself or by timm, is named by row numbers: those of the table behind it after
+    ``select``, ``shuffle`` or ``train_test_split``. What is not known is where a contiguous slice was cut out
+    (``select(range(10, 20))``, ``train[10:20]``): the table itself is shorter then, and counted from 0.
 
     Args:
         dataset: A map-style data set.
@@ -127,12 +131,14 @@ def _roots(dataset: Any) -> list[Any]:  # noqa: ANN401  # any map-style data set
 
 def _length(dataset: Any) -> int:  # noqa: ANN401  # any map-style data set
     try:
-        return len(dataset)
-    except TypeError as error:
-        raise UnlearnError(
-            f"{type(dataset).__name__} has no length, so its samples cannot be numbered; give a map-style data set, "
-            f"or tell the rows of each batch with rec.ids(rows)."
-        ) from error
+        if not isinstance(dataset, IterableDataset):  # some streams tell a length, which is a guess or padded
+            return len(dataset)
+    except TypeError:
+        pass
+    raise UnlearnError(
+        f"{type(dataset).__name__} has no length or is a stream, so its samples cannot be numbered; give a map-style "
+        f"data set, or the names of all samples with key=, or tell the rows of each batch with rec.ids(rows)."
+    )
 
 
 def _own_keys(root: Any) -> Sequence[str]:  # noqa: ANN401  # any map-style data set
@@ -141,17 +147,31 @@ def _own_keys(root: Any) -> Sequence[str]:  # noqa: ANN401  # any map-style data
     ids = getattr(root, "ids", None)
     if ids is not None and len(ids) == n:
         return [str(key) for key in ids]
+    table = _hugging_face(root)
+    if table is not None:
+        indices = getattr(table, "_indices", None)  # private, and the only place where select and shuffle are kept
+        return [str(row) for row in (range(n) if indices is None else indices.column(0).to_pylist())]
+    numbers = [str(row) for row in range(n)]
     samples, folder = getattr(root, "samples", None), getattr(root, "root", None)
     if folder is not None and isinstance(samples, Sequence) and len(samples) == n and _are_paths(samples):
-        return [Path(path).relative_to(folder).as_posix() for path, *_ in samples]
+        paths = [Path(path) for path, *_ in samples]
+        inside = all(path.is_relative_to(folder) for path in paths)
+        return [path.relative_to(folder).as_posix() for path in paths] if inside else numbers
     name = getattr(getattr(root, "reader", None), "filename", None)
-    if callable(name):
-        return [Path(name(row, basename=False, absolute=False)).as_posix() for row in range(n)]
-    return [str(row) for row in range(n)]
+    files: list[Any] = [name(row, basename=False, absolute=False) for row in range(n)] if callable(name) else [None]
+    return numbers if None in files else [Path(file).as_posix() for file in files]
 
 
 def _are_paths(samples: Sequence[Any]) -> bool:
     return len(samples) == 0 or (isinstance(samples[0], (tuple, list)) and isinstance(samples[0][0], (str, Path)))
+
+
+def _hugging_face(root: Any) -> Any:  # noqa: ANN401  # any map-style data set
+    """Find the ``datasets.Dataset`` that a data set is or that timm's reader in it reads, if there is one."""
+    for found in (root, getattr(getattr(root, "reader", None), "dataset", None)):
+        if any(kind.__module__ == "datasets.arrow_dataset" for kind in type(found).__mro__):  # need not be installed
+            return found
+    return None
 
 
 def dataset_labels(dataset: Any) -> Int64[Tensor, " n"] | None:  # noqa: ANN401  # any map-style data set
@@ -170,6 +190,10 @@ def dataset_labels(dataset: Any) -> Int64[Tensor, " n"] | None:  # noqa: ANN401 
 
 def _own_labels(root: Any) -> Tensor | None:  # noqa: ANN401  # any map-style data set
     candidates = [getattr(root, "targets", None), getattr(root, "labels", None), *getattr(root, "tensors", ())[1:2]]
+    table = _hugging_face(root)
+    for name in _LABEL_KEYS if table is not None else ():
+        if name in table.column_names:  # plain values: a transform of the user's would ask for the image, too
+            candidates.append(table.with_format(None)[name][:])
     for owner in (root, getattr(root, "reader", None)):  # torchvision's folders, timm's readers
         samples = getattr(owner, "samples", None)
         if isinstance(samples, Sequence) and samples and isinstance(samples[0], (tuple, list)):

@@ -23,7 +23,7 @@ from unlearn_hooks.capture import (
 )
 from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step
 from unlearn_hooks.controls import Holdout
-from unlearn_hooks.description import DataDescription, describe_model, describe_recipe, process_rank, run_id
+from unlearn_hooks.description import DataDescription, Names, describe_model, describe_recipe, process_rank, run_id
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.features import FeaturesCollector
 from unlearn_hooks.feed import Arrival, Feed
@@ -48,7 +48,7 @@ def record(
     *,
     plan: Plan = Plan(),  # noqa: B008  # frozen
     recipe: Mapping[str, Any] | None = None,
-    key: Callable[[int], str] | None = None,
+    key: Names | None = None,
     holdout: Holdout | None = None,
 ) -> "Recorder":
     """Record a training run, without changing it: same weights, same random numbers.
@@ -72,7 +72,8 @@ def record(
         loader: The training loader, if batches are not taken from `Recorder.batches` of the same loader.
         plan: What to record.
         recipe: Anything worth keeping about the run, such as the augmentation; plain values.
-        key: Gives a stable name to a row of the root data set; ``None`` takes paths or row numbers.
+        key: Gives a stable name to a row of the root data set, or lists the names of all rows; ``None`` takes paths
+            or row numbers. For a stream it must be a list, and batches must hold the names of their samples.
         holdout: What `unlearn_hooks.controls.holdout` set apart; it is sealed in the record.
 
     Returns:
@@ -268,7 +269,7 @@ class Recorder:
         batches, steps = self._batches, self._step
         try:
             for batch in self._tap.batches(feed):
-                self.arrived(feed.arrive(batch))
+                self.arrived(self._data.find_by_name(batch, feed.arrive(batch)))
                 yield batch
         finally:
             if self._batches > batches and self._step == steps:

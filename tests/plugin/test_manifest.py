@@ -128,8 +128,8 @@ def test_a_malformed_csv_line_is_named(tmp_path: Path, content: str, words: str)
     ("content", "words"),
     [
         ('{"id": "1"}\n{"id": \n', "line 2: no valid JSON"),
-        ('"1"\n', "line 1: not an object with keys out of id, class"),
-        ('{"id": "1", "why": "x"}\n', "line 1: not an object"),
+        ('"1"\n', "line 1: not an object"),
+        ('{"id": "1", "why": "x"}\n', "line 1: it must have keys out of id, class"),
         ('{"id": ["1"]}\n', "line 1: a value is neither text nor a whole number"),
         ('{"id": true}\n', "line 1: a value is neither"),
         ("[" * 100_000 + "\n", "line 1: no valid JSON"),

@@ -287,8 +287,8 @@ def test_random_augmentation_is_noticed_without_touching_the_random_state() -> N
     [
         (one_only, "returned OwnData; it must return .train, held-out."),
         (streams, "returned Stream; it must return data sets with __len__"),
-        (empty, "A data set is empty"),
-        (repeated, "The id 'case-0' stands for more than one sample"),
+        (empty, "The split 'train' is empty"),
+        (repeated, "The id 'case-0' stands for 2 samples"),
         (tensors, "A label is .*one whole number"),
         (negative, "The sample '1' has no label"),
     ],
