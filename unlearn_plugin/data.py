@@ -274,8 +274,11 @@ def _match_classes(train: Listed, heldout: Listed, checkpoint: Checkpoint, *, ma
     if mapped and len(classes) < outputs:  # a class map may leave outputs out on purpose
         classes += tuple(str(number) for number in range(len(classes), outputs))
     if len(classes) != outputs:
+        known = set(named or ()) & set(classes)
+        unknown = [name for name in classes if known and name not in known]
         findings.append(
-            f"The data have {len(classes)} classes and the model has {outputs} outputs; give the data the model was "
+            f"The data have {len(classes)} classes and the model has {outputs} outputs"
+            f"{f' without a name such as {unknown[0]!r}' if unknown else ''}; give the data the model was "
             f"trained on, or --class-map with the names of all {outputs} outputs."
         )
     for what, split in (("training", train), ("held-out", heldout)):

@@ -1,13 +1,17 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from unlearn_hooks.capture import find_head
 from unlearn_hooks.description import DataDescription, describe_model, describe_recipe, process_rank, run_id
+from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.feed import Arrival
 from unlearn_hooks.ids import data_fingerprint
 from unlearn_hooks.journal import write_json
 from unlearn_hooks.plan import Plan
@@ -110,3 +114,51 @@ def test_a_run_keeps_its_id_and_another_has_another(tmp_path: Path) -> None:
     assert run_id(tmp_path) != run_id(tmp_path)
     write_json(tmp_path / "manifest.json", {"schema": 1, "run_id": "mine"})
     assert run_id(tmp_path) == "mine"
+
+
+# names that are listed
+
+
+def stream_batch(*names: str) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    return torch.zeros(len(names), 2), torch.zeros(len(names), dtype=torch.int64), list(names)
+
+
+NOWHERE = Arrival(None, None, "the data set is a stream")
+
+
+def test_listed_names_number_a_stream_and_are_written(tmp_path: Path) -> None:
+    data = DataDescription(Stream(), ["a", "b", "c"])
+    data.write(tmp_path, ids=True)
+    assert json.loads((tmp_path / "ids.json").read_text())["ids"] == ["a", "b", "c"]
+    found = written(data, tmp_path)
+    assert (found["n"], found["id_kind"], found["fingerprint"]) == (3, "key", None)
+
+
+@pytest.mark.parametrize("wrap", [tuple, list, lambda batch: dict(zip(("png", "cls", "__key__"), batch, strict=True))])
+def test_a_batch_of_a_stream_tells_its_rows_by_the_names_in_it(wrap: Callable[[Any], Any]) -> None:
+    data = DataDescription(Stream(), ["a", "b", "c"])
+    arrival = data.find_by_name(wrap(stream_batch("c", "a", "c")), NOWHERE)
+    assert arrival.rows is not None
+    assert (arrival.rows.tolist(), arrival.problem) == ([2, 0, 2], None)
+
+
+@pytest.mark.parametrize(
+    "batch", [stream_batch("a", "x"), (torch.zeros(2, 2), ["a"]), torch.zeros(2, 2), (["a", "b"], ["a", "b"])]
+)
+def test_rows_stay_unknown_when_a_name_is_not_listed_or_there_is_not_one_for_each_sample(batch: Any) -> None:
+    arrival = DataDescription(Stream(), ["a", "b", "c"]).find_by_name(batch, NOWHERE)
+    assert arrival.rows is None
+    assert arrival.problem == "the data set is a stream, and the batch holds no names that key= lists"
+
+
+def test_rows_that_are_known_and_streams_without_names_are_left_as_they_are() -> None:
+    known = Arrival(torch.tensor([1]), None, None)
+    assert DataDescription(Told(), list("abcd")).find_by_name(stream_batch("d"), known) is known
+    assert DataDescription(Stream(), None).find_by_name(stream_batch("d"), NOWHERE) is NOWHERE
+
+
+def test_a_list_of_names_must_have_one_for_each_row_and_none_twice() -> None:
+    with pytest.raises(UnlearnError, match="lists 3 names, and the data set has 4 rows"):
+        DataDescription(Told(), list("abc"))
+    with pytest.raises(UnlearnError, match="lists 'a' more than once"):
+        DataDescription(Stream(), list("abca"))

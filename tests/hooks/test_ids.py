@@ -1,6 +1,9 @@
 import hashlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,3 +140,81 @@ def test_the_checksum_is_that_of_the_values_whatever_their_type() -> None:
     labels = torch.tensor([1, 0, 2])
     assert label_checksum(labels) == label_checksum(labels.to(torch.uint8)) != label_checksum(labels.flip(0))
     assert label_checksum(None) is None
+
+
+# what other libraries read
+
+
+def hugging_face(n: int = 10) -> Any:
+    datasets = pytest.importorskip("datasets", reason="datasets is an extra")
+    picture = {"bytes": _png(), "path": None}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
+    return datasets.Dataset.from_dict({"image": [picture] * n, "label": [r % 3 for r in range(n)]}, features=features)
+
+
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_hugging_face_data_set_is_named_by_rows_of_the_table_behind_select_and_shuffle() -> None:
+    whole = hugging_face()
+    assert sample_keys(whole) == tuple("0123456789")
+    chosen = whole.select([5, 2, 9]).with_transform(lambda batch: {"image": batch["image"]})
+    assert sample_keys(chosen) == ("5", "2", "9")
+    halves = whole.train_test_split(test_size=4, seed=1)
+    assert set(sample_keys(halves["train"])).isdisjoint(sample_keys(halves["test"]))
+    shuffled = whole.shuffle(seed=2)
+    assert [whole[int(name)]["label"] for name in sample_keys(shuffled)] == shuffled["label"][:]
+    assert sample_keys(Subset(chosen, [2, 0])) == ("9", "5")
+
+
+def test_where_a_contiguous_slice_was_cut_out_is_not_known() -> None:
+    assert sample_keys(hugging_face().select(range(4, 7))) == ("0", "1", "2")
+
+
+def test_labels_of_a_hugging_face_data_set_are_found_without_its_transform() -> None:
+    def transform(batch: dict[str, Any]) -> dict[str, Any]:
+        pytest.fail("an image was decoded")
+
+    labels = dataset_labels(hugging_face().select([5, 2, 9]).with_transform(transform))
+    assert labels is not None
+    assert labels.tolist() == [2, 2, 0]
+
+
+def test_timms_reader_of_a_hugging_face_data_set_names_rows_as_the_data_set_does(tmp_path: Path) -> None:
+    for name in ("data", "cache"):
+        (tmp_path / name).mkdir()
+    hugging_face(4).to_parquet(tmp_path / "data" / "train.parquet")
+    read = timm.data.create_dataset(f"hfds/{tmp_path / 'data'}", root=str(tmp_path / "cache"), split="train")
+    assert read.filename(0) is None
+    assert sample_keys(read) == tuple("0123")
+    labels = dataset_labels(read)
+    assert labels is not None
+    assert labels.tolist() == [0, 1, 2, 0]
+
+
+def test_a_reader_that_has_no_file_names_numbers_its_rows() -> None:
+    dataset = tensors(3)
+    dataset.reader = SimpleNamespace(filename=lambda row, **kind: None)
+    assert sample_keys(dataset) == ("0", "1", "2")
+
+
+def test_samples_outside_the_root_are_numbered(tmp_path: Path) -> None:
+    dataset = tensors(2)
+    dataset.samples, dataset.root = [(str(tmp_path / "x.png"), 0), ("/elsewhere/y.png", 1)], str(tmp_path)
+    assert sample_keys(dataset) == ("0", "1")
+
+
+def test_a_stream_that_claims_a_length_is_a_stream_all_the_same() -> None:
+    class Padded(IterableDataset[int]):
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(30))
+
+        def __len__(self) -> int:
+            return 32
+
+    for ask in (sample_keys, root_count):
+        with pytest.raises(UnlearnError, match="Padded has no length or is a stream.*key="):
+            ask(Padded())

@@ -199,3 +199,27 @@ def test_any_printable_ids_survive_csv(tmp_path_factory: pytest.TempPathFactory,
     content = "id\n" + "".join('"' + name.replace('"', '""') + '"\n' for name in ids)
     manifest = read(tmp_path_factory.mktemp("any"), "f.csv", content)
     assert [entry.name for entry in manifest.entries] == ids
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("f.txt", "subject=anna\n1\n"),
+        ("f.csv", "id\nsubject=anna\n1\n"),
+        ("f.jsonl", '{"id": "subject=anna"}\n{"id": 1}'),
+    ],
+)
+def test_all_samples_of_a_subject_can_be_asked_for(tmp_path: Path, name: str, content: str) -> None:
+    manifest = read(tmp_path, name, content)
+    found = [(entry.kind, entry.name, entry.subject) for entry in manifest.entries]
+    assert found == [("subject", "anna", "anna"), ("id", "1", None)]
+    assert manifest.kind == "samples"
+    message = b'[["id","1",""],["subject","anna","anna"]]'
+    assert manifest.commitment(b"k") == hmac.new(b"k", message, hashlib.sha256).hexdigest()
+
+
+def test_an_id_may_begin_with_subject_and_an_entry_has_one_subject(tmp_path: Path) -> None:
+    assert read(tmp_path, "f.txt", "id=subject=anna\n").entries[0].name == "subject=anna"
+    found = findings(tmp_path, "f.csv", "id,subject\nsubject=anna,bert\nsubject=,\n")
+    assert "line 2: it names two subjects" in found[0]
+    assert "line 3: it must name either an id or a class" in found[0]

@@ -1,5 +1,6 @@
 """Splits: who is forgotten, what is kept, and what is held back for the judge."""
 
+import dataclasses
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -214,3 +215,32 @@ def test_a_manifest_file_and_a_folder_meet(tmp_path: Path) -> None:
     (tmp_path / "forget.csv").write_text("id,class\ncat/t0.png,\n,emu\n")
     splits = Splits.make(ForgetManifest.read(tmp_path / "forget.csv"), TRAIN, HELDOUT, seed=0)
     assert len(splits.forget) == 6
+
+
+# people whom the data name
+
+PEOPLE = dataclasses.replace(TRAIN, subjects=tuple("anna" if row % 5 == 0 else "" for row in range(35)))
+
+
+def of_subject(name: str) -> ForgetManifest:
+    return ForgetManifest((ForgetEntry("subject", name, name, 1), *request("cat/t1.png").entries))
+
+
+def test_a_subject_means_all_training_samples_that_the_data_say_are_theirs() -> None:
+    splits = Splits.make(of_subject("anna"), PEOPLE, HELDOUT, seed=0)
+    assert splits.forget.rows.tolist() == [0, 1, 5, 10, 15, 20, 25, 30]
+    assert splits.subjects is not None
+    assert splits.subjects.tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_subject_whom_the_data_do_not_name_is_a_finding_with_the_nearest() -> None:
+    assert "1 requested subjects are not in the column 'subject'" in findings(of_subject("ana"), PEOPLE)[0]
+    assert "nearest: 'anna'" in findings(of_subject("ana"), PEOPLE)[0]
+    assert "'anna' (line 1)" in findings(of_subject("anna"))[0]
+
+
+def test_subjects_of_the_data_count_for_requested_samples_and_the_manifest_goes_before_them() -> None:
+    manifest = request("cat/t0.png", "cat/t5.png", ("cat/t10.png", "bert"))
+    splits = Splits.make(manifest, PEOPLE, HELDOUT, seed=0)
+    assert splits.subjects is not None
+    assert splits.subjects.tolist() == [0, 0, 1]

@@ -1,7 +1,10 @@
 """The command line: what it prints, its exit codes, and every mistake a user can make."""
 
+import io
 import json
 import shutil
+import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,6 +158,29 @@ def existing_out(scene: Scene, tmp: Path) -> Flags:
     return {"--out": str(tmp / "full")}
 
 
+def tables(scene: Scene, tmp: Path, change: Callable[[list[list[str]]], None], **flags: str) -> Flags:
+    """The scene's data as tables; the one to train on is changed."""
+    (tmp / "data").symlink_to(scene.data)
+    for split in ("train", "validation"):
+        files = sorted((scene.data / split).rglob("*.png"))
+        rows = [[f"data/{path.relative_to(scene.data).as_posix()}", path.parent.name] for path in files]
+        if split == "train":
+            change(rows)
+        (tmp / f"{split}.csv").write_text("\n".join(",".join(row) for row in [["path", "label"], *rows]))
+    (tmp / "names.txt").write_text("\n".join("0123456789"))
+    return {"--data-dir": str(tmp), "--dataset": "csv", "--record": None, **text(tmp, "class=3"), **flags}
+
+
+def shards(scene: Scene, tmp: Path, names: list[str], **flags: str) -> Flags:
+    for split, inside in (("train", names), ("validation", ["a.png", "a.cls"])):
+        with tarfile.open(tmp / f"{split}-0000.tar", "w") as archive:
+            for name in inside:
+                member = tarfile.TarInfo(name)
+                member.size = 1
+                archive.addfile(member, io.BytesIO(b"3"))
+    return {"--data-dir": str(tmp), "--dataset": "wds", **flags}
+
+
 MISTAKES: dict[str, tuple[Mistake, str]] = {
     "a model name that does not exist": (lambda s, t: {"--model": "test_resent"}, "test_resnet"),
     "a weights file that is not there": (lambda s, t: {"--model": "no.pth", "--arch": "test_resnet"}, "no.pth"),
@@ -186,6 +212,31 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "a split that is not there": (lambda s, t: {"--val-split": "holdout"}, "holdout"),
     "more classes in the data than in the head": (one_class_too_many, "11"),
     "an image that cannot be read": (unreadable_image, "3/"),
+    "a kind of data whose package is not installed": (lambda s, t: {"--dataset": "hfds"}, "unlearn-plugin[datasets]"),
+    "a key of a column where there are none": (lambda s, t: {"--id-key": "uid"}, "--id-key goes with"),
+    "a column that is not there": (lambda s, t: tables(s, t, list, **{"--id-key": "uid"}), "no column 'uid'"),
+    "a label that is not in the class map": (
+        lambda s, t: tables(s, t, lambda rows: rows[5].__setitem__(1, "33"), **{"--class-map": str(t / "names.txt")}),
+        "The label '33'",
+    ),
+    "a line with too many cells": (lambda s, t: tables(s, t, lambda rows: rows[5].append("")), "3 cells"),
+    "a label that the model does not know": (
+        lambda s, t: tables(s, t, lambda rows: rows[5].__setitem__(1, "thre")),
+        "'thre'",
+    ),
+    "an image named twice": (lambda s, t: tables(s, t, lambda rows: rows.append(rows[0])), "stands for 2 samples"),
+    "an image that is not there": (
+        lambda s, t: tables(s, t, lambda rows: rows.append(["data/3.png", "3"])),
+        "data/3.png",
+    ),
+    "a table without a line": (lambda s, t: tables(s, t, list.clear), "The split 'train' is empty"),
+    "a shard without a key": (lambda s, t: shards(s, t, ["README"]), "KEY.EXTENSION"),
+    "a sample without an image in a shard": (lambda s, t: shards(s, t, ["a.cls"]), "'a' has 0 images"),
+    "a sample without a label in a shard": (lambda s, t: shards(s, t, ["a.png"]), "'a' has no file 'cls'"),
+    "shards that are not there": (
+        lambda s, t: shards(s, t, ["a.png", "a.cls"], **{"--train-split": "t-{0..1}.tar"}),
+        "2 shards",
+    ),
     "a data function that is not of the form": (lambda s, t: {"--data": "data", "--data-dir": None}, "package.module"),
     "a data module that is not there": (lambda s, t: {"--data": "nowhere:data", "--data-dir": None}, "nowhere"),
     "a data function that is not there": (lambda s, t: function(t, "", "data"), "data"),
@@ -234,6 +285,8 @@ def test_a_mistake_costs_one_sentence_and_leaves_nothing_behind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    if "not installed" in mistake:
+        monkeypatch.setitem(sys.modules, "datasets", None)
     make, expected = MISTAKES[mistake]
     changes = make(scene, tmp_path)
     before = sorted(tmp_path.rglob("*"))
