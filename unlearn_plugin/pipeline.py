@@ -24,10 +24,12 @@ from unlearn_plugin.job_file import JOB_FILE, write_job_file, write_published_jo
 from unlearn_plugin.metrics.base import Trial
 from unlearn_plugin.preparation import Prepared, prepare
 from unlearn_plugin.progress import Progress
+from unlearn_plugin.environment import write_environment
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html
 from unlearn_plugin.report.report import SCHEMA, rounded, write_report
+from unlearn_plugin.signing import Signer
 from unlearn_plugin.unlearners.base import Evidence
 from unlearn_plugin.values import as_text
 from unlearn_plugin.verdict import Verdict, decide
@@ -52,7 +54,7 @@ class Outcome:
     verdict: Verdict
 
 
-def run(job: Job, *, progress: Progress | None = None) -> Outcome:
+def run(job: Job, *, progress: Progress | None = None, signer: Signer | None = None) -> Outcome:
     """Unlearn, measure, judge and write the output folder.
 
     Everything is checked before the first tensor is touched. The folder appears under its name only when it is
@@ -61,6 +63,7 @@ def run(job: Job, *, progress: Progress | None = None) -> Outcome:
     Args:
         job: What the user asked for.
         progress: Wraps long loops in a bar.
+        signer: Signs the statement, if given.
 
     Returns:
         The outcome; ``outcome.verdict.released`` says whether the verdict lets the weights go.
@@ -89,7 +92,7 @@ def run(job: Job, *, progress: Progress | None = None) -> Outcome:
     report = rounded(report)  # the verdict must follow from the numbers as they are written
     verdict = decide(report)
     report["overall"] = rounded({**asdict(verdict), "process": "COMPLETE", "erasure": "PENDING"})
-    folder = _write(prepared, report, after, key)
+    folder = _write(prepared, report, after, key, signer)
     return Outcome(folder=folder, report=report, verdict=verdict)
 
 
@@ -234,7 +237,9 @@ def _record_facts(record: TrainingRecord) -> dict[str, Any]:
     }
 
 
-def _write(prepared: Prepared, report: dict[str, Any], after: nn.Module | None, key: bytes) -> Path:
+def _write(
+    prepared: Prepared, report: dict[str, Any], after: nn.Module | None, key: bytes, signer: Signer | None
+) -> Path:
     out = Path(prepared.job.out)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -246,7 +251,10 @@ def _write(prepared: Prepared, report: dict[str, Any], after: nn.Module | None, 
         (partial / "report.html").write_text(render_html(report), encoding="utf-8")
         (partial / "README.md").write_text(render_card(report), encoding="utf-8")
         write_published_job(_resolved(prepared), partial)
+        write_environment(prepared.accelerator, partial)
         write_digests(partial)
+        if signer is not None:
+            signer.sign(partial)
         _write_private(_resolved(prepared), key)
         if out.exists():
             out.rmdir()  # prepare() saw that it is empty

@@ -7,9 +7,10 @@ import yaml  # type: ignore[import-untyped]  # huggingface_hub reads cards with 
 from huggingface_hub import ModelCard
 
 from unlearn_hooks.errors import UnlearnError
-from unlearn_plugin.evidence import check_digests
+from unlearn_plugin.evidence import SIGNATURE, check_digests, check_statement
 from unlearn_plugin.purge import Digests
 from unlearn_plugin.report.report import read_report
+from unlearn_plugin.signing import check_signature
 
 __all__ = ["check_release"]
 
@@ -18,8 +19,10 @@ _PUBLISHED = (
     "README.md",
     "config.json",
     "evidence/SHA256SUMS",
+    "evidence/environment.json",
     "evidence/job.json",
-    "evidence/provenance.json",
+    SIGNATURE,
+    "evidence/statement.json",
     _WEIGHTS,
     "report.html",
     "report.json",
@@ -38,11 +41,14 @@ def check_release(folder: Path, repository: str) -> Digests:
         The files to publish, with the digests a Hub may list each under.
 
     Raises:
-        UnlearnError: If a digest differs, the verdict does not allow release, there are no weights, a file is none of
-            ours, or the card cannot be published; with every finding.
+        UnlearnError: If a digest differs, there is a signature and it does not fit, the verdict does not allow release,
+            there are no weights, a file is none of ours, or the card cannot be published; with every finding.
     """
     report = read_report(folder)
-    if findings := check_digests(folder):
+    findings = check_digests(folder) or check_statement(folder)
+    if (folder / SIGNATURE).exists():
+        findings += check_signature(folder)
+    if findings:
         raise UnlearnError.of([f"{finding} Push the folder as `unlearn apply` wrote it." for finding in findings])
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     findings += [

@@ -1,22 +1,29 @@
 """`unlearn verify`: does an output folder tell the truth? Recomputed from the files, trusting none of them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unlearn_plugin.evidence import check_digests, private_folder, read_commitment_key
+from unlearn_hooks.errors import UnlearnError
+from unlearn_plugin.evidence import SIGNATURE, private_folder, read_commitment_key
 from unlearn_plugin.job_file import JOB_FILE, check_published_job, read_job
 from unlearn_plugin.pipeline import make_trial, measure_all
 from unlearn_plugin.preparation import Prepared, load_model, prepare
 from unlearn_plugin.progress import Progress
-from unlearn_plugin.report.html import render_html
 from unlearn_plugin.report.report import read_report, rounded
+from unlearn_plugin.signing import PublicKey, check_signature
+from unlearn_plugin.soundness import check_soundness
 from unlearn_plugin.verdict import decide
 
 __all__ = ["Verification", "verify"]
 
 _TOLERANCE = 2e-3  # of a measured value: another processor rounds another way, and a sample near a tie may flip
+_NEEDS_PRIVATE = (
+    "the measurements: the data and the model before are found by the private folder; give it by --private",
+    "the model before: its digest is in the report, and where it lies in the private folder",
+    "the request: the key of its commitment is in the private folder",
+)
 
 
 @dataclass
@@ -44,14 +51,20 @@ class Verification:
 
 
 def verify(
-    out: Path, *, reference: str | None = None, private: Path | None = None, progress: Progress | None = None
+    out: Path,
+    *,
+    reference: str | None = None,
+    private: Path | None = None,
+    key: PublicKey | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
-    """Check digests, page, weights and verdict; measure everything again where the job is at hand.
+    """Check all that the folder says of itself, and its signature; measure everything again where the job is at hand.
 
     Args:
         out: An output folder of ``unlearn apply``.
         reference: A retrained model to measure against, besides what the job names.
         private: The private folder; beside `out` when not given.
+        key: Whose signature must be there.
         progress: Wraps long loops in a bar.
 
     Returns:
@@ -62,14 +75,12 @@ def verify(
     """
     report = read_report(out)
     found = Verification()
-    found.note("every published file has the digest in evidence/SHA256SUMS", check_digests(out))
-    found.note("the verdict follows from the measurements in report.json", _check_verdict(report))
-    found.note("report.html shows report.json", _check_page(out, report))
+    for what, findings in check_soundness(out, report):
+        found.note(what, findings)
+    _check_signature(out, key, found)
     kept = private or private_folder(out)
     if not (kept / JOB_FILE).exists():
-        found.skipped.append(
-            "weights and measurements: the private folder with the job is not here, give it by --private"
-        )
+        found.skipped.extend(_NEEDS_PRIVATE)
         return found
     job = read_job(kept / JOB_FILE)
     found.note("evidence/job.json is the public part of the job", check_published_job(job, out))
@@ -82,24 +93,18 @@ def verify(
     return found
 
 
-def _check_verdict(report: Mapping[str, Any]) -> list[str]:
-    told = report["overall"]
+def _check_signature(out: Path, key: PublicKey | None, found: Verification) -> None:
+    if key is not None:
+        found.note(f"the statement is signed by the key {key.keyid}", check_signature(out, key))
+        return
+    if not (out / SIGNATURE).exists():
+        found.skipped.append("signature: there is none; whoever wrote the folder could have changed all of it")
+        return
     try:
-        found = rounded(asdict(decide(report)))
-    except (KeyError, TypeError, AttributeError) as error:  # the forms a missing or misshapen field takes
-        return [f"report.json: the verdict cannot be computed from it, a field is missing or misshapen ({error!r})."]
-    return [
-        f"report.json: overall.{name} is {told.get(name)!r}, and the measurements give {value!r}."
-        for name, value in found.items()
-        if told.get(name) != value
-    ]
-
-
-def _check_page(out: Path, report: Mapping[str, Any]) -> list[str]:
-    page = out / "report.html"
-    if page.exists() and page.read_text(encoding="utf-8") == render_html(report):
-        return []
-    return ["report.html is not the page that report.json makes; it was changed, or another version wrote it."]
+        found.note("the signature fits the key that it names itself", check_signature(out))
+    except UnlearnError as error:  # without the extra the rest is still worth checking
+        found.skipped.append(f"signature: {error}")
+    found.skipped.append("who signed: that takes the signer's public key from elsewhere, give it by --key")
 
 
 def _check_before(report: Mapping[str, Any], prepared: Prepared) -> list[str]:
@@ -119,23 +124,26 @@ def _measure_again(
 ) -> None:
     after = None
     if report["model"]["after"]:
-        checkpoint = load_model(prepared.job, f"local-dir:{out}")
-        after = checkpoint.model
-        same = checkpoint.digest == report["model"]["after"]["digest"]
-        found.note(
-            "the weights are those the report names",
-            [] if same else ["model.safetensors: not the weights the report names; the digest differs."],
-        )
+        after = load_model(prepared.job, f"local-dir:{out}").model
     measured = measure_all(make_trial(prepared, progress), after, progress)
     told = report["measurements"]
     differing = [
-        f"{name} ({who}): the report says {told[name][who]['value']}, measured again it is {again[who]['value']}."
+        f"{name} ({who}): the report says {part} {told[name][who][part]}, measured again it is {again[who][part]}."
         for name, again in measured.items()
         for who in ("before", "after", "reference")
-        if name in told and told[name][who] and again[who] and not _close(told[name][who]["value"], again[who]["value"])
+        for part in ("value", "low", "high")
+        if name in told and told[name][who] and again[who] and not _close(told[name][who][part], again[who][part])
     ]
     found.note("measured again, every value is the report's", differing)
-    found.measured = {**report, "measurements": measured}
+    found.measured = rounded({**report, "measurements": measured})
+    found.note("measured again, the verdict is the report's", _check_verdict(report, found.measured))
+
+
+def _check_verdict(report: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
+    told, again = report["overall"]["status"], decide(measured).status
+    if again == told:
+        return []
+    return [f"The verdict is {again} by the numbers measured again, and the report says {told}."]
 
 
 def _close(told: float | None, again: float | None) -> bool:

@@ -3,13 +3,13 @@
 import json
 import math
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from unlearn_hooks.errors import UnlearnError
+from unlearn_plugin.report.schema import report_schema
 
-__all__ = ["SCHEMA", "read_report", "rounded", "write_report"]
+__all__ = ["SCHEMA", "read_report", "report_text", "rounded", "write_report"]
 
 SCHEMA = "urn:unlearn-plugin:report:1"
 _FILE = "report.json"
@@ -28,12 +28,24 @@ def write_report(content: Mapping[str, Any], folder: Path) -> Path:
     Returns:
         The file.
     """
-    text = json.dumps(rounded(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = report_text(content)
     path = folder / _FILE
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def report_text(content: Mapping[str, Any]) -> str:
+    """The text of report.json.
+
+    Args:
+        content: The report.
+
+    Returns:
+        JSON, and a newline.
+    """
+    return json.dumps(rounded(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -64,7 +76,7 @@ def read_report(folder: Path) -> dict[str, Any]:
             f"{str(path)!r} is of schema {schema!r} and this version reads {SCHEMA!r}; "
             f"read it with the version of unlearn-plugin that wrote it."
         )
-    missing = sorted(set(_sections()) - content.keys())
+    missing = sorted(set(report_schema()["required"]) - content.keys())
     if missing:
         raise UnlearnError(f"{str(path)!r} lacks {', '.join(missing)}; take an undamaged copy of the folder.")
     return dict(content)
@@ -89,8 +101,3 @@ def rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     return value
-
-
-def _sections() -> list[str]:
-    schema = json.loads((files(__package__) / "report-1.schema.json").read_text(encoding="utf-8"))
-    return list(schema["required"])
