@@ -213,7 +213,7 @@ def _statement(report: Mapping[str, Any], digests: Mapping[str, str]) -> bytes:
     """The statement about these files; report and model are its subjects, for they are what it is asked about."""
     beside = {name for name in digests if name in ("README.md", "report.html") or name.startswith("evidence/")}
     model, procedure = report["model"], report["procedure"]
-    content = {
+    content: dict[str, Any] = {
         "_type": _TYPE,
         "subject": [_resource(name, digests[name]) for name in sorted(digests.keys() - beside)],
         "predicateType": PREDICATE,

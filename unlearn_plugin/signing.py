@@ -280,4 +280,6 @@ def _create(path: Path, content: bytes, *, mode: int) -> None:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
     except OSError as error:
-        raise UnlearnError(f"The key {str(path)!r} cannot be written ({error.strerror}); take another place.") from error
+        raise UnlearnError(
+            f"The key {str(path)!r} cannot be written ({error.strerror}); take another place."
+        ) from error

@@ -17,8 +17,9 @@ NAMES = (
     "README.md",
     "config.json",
     "evidence/SHA256SUMS",
+    "evidence/environment.json",
     "evidence/job.json",
-    "evidence/provenance.json",
+    "evidence/statement.json",
     "model.safetensors",
     "report.html",
     "report.json",
@@ -32,7 +33,9 @@ def make_folder(place: Path, *, status: str = "NO_RESIDUAL_DETECTED", seed: int 
     generator = torch.Generator().manual_seed(seed)
     if report["overall"]["released"]:
         save_file({"weight": torch.rand(40, 10, generator=generator)}, place / "model.safetensors")
-    (place / "config.json").write_text('{"architecture": "test_resnet"}')
+    (place / "evidence").mkdir()
+    for name in ("config.json", "evidence/environment.json"):
+        (place / name).write_text('{"architecture": "test_resnet"}')
     (place / "report.html").write_text("<!doctype html>")
     (place / "README.md").write_text(card or render_card(report))
     write_report(report, place)

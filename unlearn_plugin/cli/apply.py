@@ -7,6 +7,7 @@ import click
 
 from unlearn_plugin.cli.display import comparison, plan_of
 from unlearn_plugin.cli.options import job_options, make_job
+from unlearn_plugin.cli.sign import load_signer
 
 __all__ = ["apply"]
 
@@ -27,8 +28,9 @@ _COLOURS = {
     metavar="FILE",
     help="Job file (.yaml, .json) that gives any of these flags by name; the command line goes before it.",
 )
+@click.option("--sign-key", type=click.Path(path_type=Path), metavar="KEY.pem", help="Sign what is written.")
 @click.option("--dry-run", is_flag=True, help="Check the whole job and say what would be done; write nothing.")
-def apply(config: Path | None, dry_run: bool, **given: Any) -> None:  # noqa: ANN401  # every flag is a field of Job
+def apply(config: Path | None, sign_key: Path | None, dry_run: bool, **given: Any) -> None:  # noqa: ANN401  # Job's
     """Unlearn a forget manifest from a model, judge the result, and write weights and report to OUT.
 
     \b
@@ -44,10 +46,11 @@ def apply(config: Path | None, dry_run: bool, **given: Any) -> None:  # noqa: AN
     from unlearn_plugin.preparation import prepare
 
     job = make_job(given, config)
+    signer = load_signer(sign_key) if sign_key else None
     if dry_run:
         click.echo(plan_of(prepare(job)))
         return
-    outcome = run(job)
+    outcome = run(job, signer=signer)
     overall = outcome.report["overall"]
     click.echo(comparison([outcome.report]))
     click.secho(overall["status"], fg=_COLOURS.get(overall["status"], "red"), bold=True)

@@ -7,8 +7,10 @@ import click
 from unlearn_plugin.cli.apply import apply
 from unlearn_plugin.cli.demo import demo
 from unlearn_plugin.cli.inspect import inspect
+from unlearn_plugin.cli.keygen import keygen
 from unlearn_plugin.cli.methods import methods
 from unlearn_plugin.cli.push import push
+from unlearn_plugin.cli.sign import sign
 from unlearn_plugin.cli.verify import verify
 
 __all__ = ["main"]
@@ -44,5 +46,5 @@ def main() -> None:
     """  # noqa: D301  # click knows \b as a character
 
 
-for command in (demo, apply, verify, push, inspect, methods):
+for command in (demo, apply, verify, sign, keygen, push, inspect, methods):
     main.add_command(command)

@@ -22,7 +22,11 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "number": lambda value: _is_number(value),
     "integer": lambda value: _is_number(value) and value == int(value),
 }
-_SAYS_NOTHING = {"$schema", "$id", "$defs", "title", "description"}
+_KNOWN = {
+    *("$schema", "$id", "$defs", "title", "description"),  # these say nothing about a value
+    *("type", "const", "enum", "pattern", "minLength", "minimum", "maximum", "items", "required", "$ref", "anyOf"),
+    *("properties", "patternProperties", "additionalProperties"),
+}
 
 
 def report_schema() -> dict[str, Any]:
@@ -64,51 +68,57 @@ def _at(where: str, key: object) -> str:
     return f"{where}.{key}".lstrip(".")
 
 
+def _plain(keyword: str, wanted: Any, value: Any) -> str | None:  # noqa: ANN401
+    """What is wrong with a value by a keyword that looks at no other place; None if it fits."""
+    number = _is_number(value)
+    if keyword in ("const", "enum"):
+        allowed = [wanted] if keyword == "const" else wanted
+        if not any(_same(value, one) for one in allowed):
+            return f"not {' or '.join(map(str, allowed))}"
+    if keyword == "type":
+        kinds = [wanted] if isinstance(wanted, str) else wanted
+        if not any(_TYPES[kind](value) for kind in kinds):
+            return f"not of type {' or '.join(kinds)}"
+    if keyword == "minimum" and number and value < wanted:
+        return f"less than {wanted}"
+    if keyword == "maximum" and number and value > wanted:
+        return f"more than {wanted}"
+    return None
+
+
+def _text(keyword: str, wanted: Any, value: Any) -> str | None:  # noqa: ANN401
+    if keyword == "minLength" and isinstance(value, str) and len(value) < wanted:
+        return f"shorter than {wanted}"
+    if keyword == "pattern" and isinstance(value, str):
+        ends = wanted.replace("$", r"\Z")  # Python's $ lets a line's end pass
+        return None if re.search(ends, value, re.ASCII) else f"not of the form {wanted}"
+    return None
+
+
 class _Check:
-    """One method for each keyword that needs more than a line; `root` is where references lead."""
+    """The keywords that lead to other places; `root` is where references lead."""
 
     def __init__(self, root: _Rule) -> None:
         self.root = root
 
     def walk(self, value: Any, rule: _Rule, where: str) -> Iterator[str]:  # noqa: ANN401
-        here = where or "the whole"
         for keyword, wanted in rule.items():
-            match keyword:
-                case "type":
-                    kinds = [wanted] if isinstance(wanted, str) else wanted
-                    if not any(_TYPES[kind](value) for kind in kinds):
-                        yield f"{here} is {_short(value)}, not of type {' or '.join(kinds)}"
-                case "const" | "enum":
-                    allowed = [wanted] if keyword == "const" else wanted
-                    if not any(_same(value, one) for one in allowed):
-                        yield f"{here} is {_short(value)}, not {' or '.join(map(str, allowed))}"
-                case "pattern" | "minLength" if isinstance(value, str):
-                    yield from self._text(value, keyword, wanted, here)
-                case "minimum" if _is_number(value) and value < wanted:
-                    yield f"{here} is {value}, less than {wanted}"
-                case "maximum" if _is_number(value) and value > wanted:
-                    yield f"{here} is {value}, more than {wanted}"
-                case "items" if isinstance(value, list):
-                    for number, item in enumerate(value):
-                        yield from self.walk(item, wanted, _at(where, number))
-                case "required" if isinstance(value, Mapping):
-                    yield from (f"{_at(where, name)} is missing" for name in wanted if name not in value)
-                case "$ref":
-                    yield from self.walk(value, self.root["$defs"][wanted.removeprefix("#/$defs/")], where)
-                case "anyOf":
-                    tried = [list(self.walk(value, one, where)) for one in wanted]
-                    yield from tried[0] if all(tried) else ()  # the first is what is mostly meant
-                case _ if keyword not in _KNOWN:
-                    raise RuntimeError(f"the schema's keyword {keyword!r} is not known here")
+            if keyword not in _KNOWN:
+                raise RuntimeError(f"the schema's keyword {keyword!r} is not known here")
+            problem = _plain(keyword, wanted, value) or _text(keyword, wanted, value)
+            if problem:
+                yield f"{where or 'the whole'} is {_short(value)}, {problem}"
+        if "$ref" in rule:
+            yield from self.walk(value, self.root["$defs"][rule["$ref"].removeprefix("#/$defs/")], where)
+        if "anyOf" in rule:
+            tried = [list(self.walk(value, one, where)) for one in rule["anyOf"]]
+            yield from tried[0] if all(tried) else ()  # the first is what is mostly meant
+        if "items" in rule and isinstance(value, list):
+            for number, item in enumerate(value):
+                yield from self.walk(item, rule["items"], _at(where, number))
         if isinstance(value, Mapping):
+            yield from (f"{_at(where, name)} is missing" for name in rule.get("required", ()) if name not in value)
             yield from self._fields(value, rule, where)
-
-    def _text(self, value: str, keyword: str, wanted: Any, here: str) -> Iterator[str]:  # noqa: ANN401
-        if keyword == "minLength":
-            if len(value) < wanted:
-                yield f"{here} has {len(value)} characters, less than {wanted}"
-        elif not re.search(wanted.replace("$", r"\Z"), value, re.ASCII):  # Python's $ lets a line's end pass
-            yield f"{here} is {_short(value)}, not of the form {wanted}"
 
     def _fields(self, value: Mapping[str, Any], rule: _Rule, where: str) -> Iterator[str]:
         named, patterns = rule.get("properties", {}), rule.get("patternProperties", {})
@@ -120,12 +130,6 @@ class _Check:
                 yield f"{_at(where, key)} is not a field of it"
             for one in rules or ([others] if isinstance(others, Mapping) else []):
                 yield from self.walk(inner, one, _at(where, key))
-
-
-_KNOWN = _SAYS_NOTHING | {
-    *("type", "const", "enum", "pattern", "minLength", "minimum", "maximum", "items", "required", "$ref", "anyOf"),
-    *("properties", "patternProperties", "additionalProperties"),
-}
 
 
 def _short(value: Any) -> str:  # noqa: ANN401
