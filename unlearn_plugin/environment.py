@@ -69,7 +69,7 @@ def _packages() -> dict[str, str]:
                 found[name[0]] = version(name[0])
             except PackageNotFoundError:  # an extra that is not installed
                 continue
-    return found
+    return {**found, "torch": str(torch.__version__)}  # with the build, which the package's metadata leave out
 
 
 def _code_digest(package: str) -> str:

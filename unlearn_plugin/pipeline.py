@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from unlearn_hooks.training_record import TrainingRecord
+from unlearn_plugin.environment import write_environment
 from unlearn_plugin.evidence import private_folder, write_commitment_key, write_digests
 from unlearn_plugin.guard import inspect_change
 from unlearn_plugin.job import Job
@@ -24,7 +25,6 @@ from unlearn_plugin.job_file import JOB_FILE, write_job_file, write_published_jo
 from unlearn_plugin.metrics.base import Trial
 from unlearn_plugin.preparation import Prepared, prepare
 from unlearn_plugin.progress import Progress
-from unlearn_plugin.environment import write_environment
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html

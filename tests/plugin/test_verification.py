@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+from tests.plugin.release_folder import NAMES
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.evidence import private_folder, write_digests
 from unlearn_plugin.pipeline import Outcome
+from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html
+from unlearn_plugin.report.report import read_report, rounded, write_report
+from unlearn_plugin.signing import PublicKey, Signer, generate_key
+from unlearn_plugin.verdict import decide
 from unlearn_plugin.verification import verify
 
 
@@ -24,43 +30,104 @@ def copy(finetuned: Outcome, tmp_path: Path) -> Path:
 
 
 def forge(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the report as a careful forger would: page and digests fit the changed report."""
-    path = folder / "report.json"
-    report = json.loads(path.read_text())
+    """Change the report as a careful forger would: page, card, statement and digests fit the changed report."""
+    report = read_report(folder)
     change(report)
-    path.write_text(json.dumps(report, indent=2))
+    write_report(report, folder)
     (folder / "report.html").write_text(render_html(report))
-    shutil.rmtree(folder / "evidence")
+    (folder / "README.md").write_text(render_card(report))
     write_digests(folder)
+
+
+def findings(folder: Path, key: PublicKey | None = None) -> list[str]:
+    try:
+        return verify(folder, key=key).findings
+    except UnlearnError as error:
+        return list(error.findings)
 
 
 def test_an_honest_folder_passes_every_check_and_is_measured_again(copy: Path) -> None:
     found = verify(copy)
     assert found.findings == []
-    assert found.skipped == []
-    assert len(found.checked) == 8
+    assert found.skipped == ["signature: there is none; whoever wrote the folder could have changed all of it"]
+    assert len(found.checked) == 14
     assert found.measured is not None
 
 
-def test_without_the_private_folder_the_files_are_still_checked(finetuned: Outcome, tmp_path: Path) -> None:
+def test_without_the_private_folder_all_that_the_files_allow_is_checked_and_the_rest_named(
+    finetuned: Outcome, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(finetuned.folder, tmp_path / "elsewhere"))
     found = verify(folder)
     assert found.findings == []
-    assert len(found.checked) == 3
-    assert len(found.skipped) == 1
+    assert len(found.checked) == 9
+    assert [line.partition(":")[0] for line in found.skipped] == [
+        "signature", "the measurements", "the model before", "the request",
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "report.json", "report.html", "README.md", "config.json"])
-def test_one_changed_byte_is_found_and_its_file_named(copy: Path, name: str) -> None:
-    content = bytearray((copy / name).read_bytes())
-    place = content.rindex(b"0") if name == "report.json" else len(content) // 2
-    content[place] = ord("1") if content[place] == ord("0") else content[place] ^ 1
-    (copy / name).write_bytes(bytes(content))
-    try:
-        findings = verify(copy).findings
-    except UnlearnError as error:
-        findings = list(error.findings)
-    assert any(name in finding for finding in findings)
+@pytest.fixture(scope="module")
+def signed(finetuned: Outcome, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PublicKey]:
+    """A signed folder, as it arrives on another machine; and the key that it should be signed with."""
+    place = tmp_path_factory.mktemp("signed")
+    folder = Path(shutil.copytree(finetuned.folder, place / "out"))
+    key = generate_key(place / "officer.pem")
+    Signer.load(place / "officer.pem").sign(folder)
+    return folder, key
+
+
+def test_a_signed_folder_is_sound_on_another_machine(signed: tuple[Path, PublicKey]) -> None:
+    folder, key = signed
+    found = verify(folder, key=key)
+    assert found.findings == []
+    assert f"the statement is signed by the key {key.keyid}" in found.checked
+
+
+def test_without_the_key_the_signature_is_held_against_the_key_it_names(signed: tuple[Path, PublicKey]) -> None:
+    found = verify(signed[0])
+    assert "the signature fits the key that it names itself" in found.checked
+    assert [line for line in found.skipped if line.startswith("who signed")]
+
+
+PUBLISHED = (*NAMES, "evidence/report.dsse.json")
+
+
+def test_every_published_file_is_among_those_that_are_tampered_with(signed: tuple[Path, PublicKey]) -> None:
+    there = {path.relative_to(signed[0]).as_posix() for path in signed[0].rglob("*") if path.is_file()}
+    assert there == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
+def test_harm_to_any_published_file_is_found_and_the_file_named(
+    signed: tuple[Path, PublicKey], tmp_path: Path, name: str, harm: str
+) -> None:
+    folder = Path(shutil.copytree(signed[0], tmp_path / "out"))
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    if harm == "delete":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content if harm == "flip" else content[: len(content) // 2])
+    assert any(name in finding for finding in findings(folder, signed[1]))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "evidence/second.dsse.json", "pytorch_model.bin"])
+def test_an_added_file_is_found_and_named(signed: tuple[Path, PublicKey], tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(signed[0], tmp_path / "out"))
+    (folder / name).write_text("hello")
+    assert f"{name} was added." in findings(folder, signed[1])
+
+
+def test_a_forger_who_makes_everything_fit_is_found_by_the_signature_alone(
+    signed: tuple[Path, PublicKey], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(signed[0], tmp_path / "out"))
+    forge(folder, lambda report: report["request"].update(n_samples=7))
+    (finding,) = findings(folder, signed[1])
+    assert "is the signature of another statement" in finding
+    (folder / "evidence" / "report.dsse.json").unlink()
+    assert findings(folder) == []  # nothing but a signature can tell, and its absence is told
 
 
 def test_a_forged_verdict_is_found(copy: Path) -> None:
@@ -77,12 +144,31 @@ def test_every_part_of_the_verdict_is_computed_again(copy: Path, field: str, val
 def test_a_report_the_verdict_cannot_be_computed_from_is_a_finding_and_no_crash(copy: Path) -> None:
     shutil.rmtree(copy.with_name("out.private"))
     forge(copy, lambda report: report["measurements"]["membership"]["after"]["details"].pop("lower975"))
-    assert any("cannot be computed" in finding for finding in verify(copy).findings)
+    assert any(
+        "the verdict follows from the measurements in report.json cannot be computed" in finding
+        for finding in verify(copy).findings
+    )
 
 
 def test_a_forged_measurement_is_found_by_measuring_again(copy: Path) -> None:
     forge(copy, lambda report: report["measurements"]["membership"]["after"].update(value=0.5))
     assert any(finding.startswith("membership (after)") for finding in verify(copy).findings)
+
+
+def test_a_forged_detail_that_turns_the_verdict_is_found_by_measuring_again(copy: Path) -> None:
+    def flatter(report: dict[str, Any]) -> None:
+        told = report["overall"]["status"]
+        after = report["measurements"]["membership"]["after"]["details"]
+        probe = report["measurements"]["linear_probe"]["after"]["details"]["auc"]
+        for lower in (0.4, 0.6):  # whichever turns it
+            after["lower975"] = probe["low"] = lower
+            report["overall"].update(rounded(asdict(decide(report))))
+            if report["overall"]["status"] != told:
+                return
+        raise ValueError(f"the verdict {told} could not be turned")
+
+    forge(copy, flatter)
+    assert any(finding.startswith("The verdict is") for finding in findings(copy))
 
 
 def test_other_weights_are_found(copy: Path) -> None:
