@@ -10,8 +10,9 @@ import pytest
 
 from tests.plugin.release_folder import NAMES, make_folder
 from unlearn_hooks.errors import UnlearnError
-from unlearn_plugin.evidence import write_digests
+from unlearn_plugin.evidence import SIGNATURE, write_digests
 from unlearn_plugin.release import check_release
+from unlearn_plugin.signing import Signer, generate_key
 
 CARD = "---\ntags: [machine-unlearning]\n{more}---\n# A model\n"
 
@@ -43,6 +44,33 @@ def test_changed_missing_and_added_files_are_all_named(tmp_path: Path) -> None:
     said = refusal(folder)
     expected = ("config.json was changed.", "report.html is missing.", "ids.csv was added.")
     assert said == tuple(f"{finding} Push the folder as `unlearn apply` wrote it." for finding in expected)
+
+
+def test_a_signed_folder_may_be_published_with_its_signature(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "out")
+    generate_key(tmp_path / "me.pem")
+    Signer.load(tmp_path / "me.pem").sign(folder)
+    assert set(check_release(folder, "clinic/classifier")) == {*NAMES, SIGNATURE}
+
+
+def test_a_signature_that_does_not_fit_is_refused_even_where_the_digests_do(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "out")
+    generate_key(tmp_path / "me.pem")
+    Signer.load(tmp_path / "me.pem").sign(folder)
+    (folder / "config.json").write_text("{}")
+    write_digests(folder)
+    (said,) = refusal(folder)
+    assert said.startswith("evidence/report.dsse.json is the signature of another statement")
+
+
+def test_a_file_changed_together_with_its_digest_is_refused(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "out")
+    sums, config = folder / "evidence" / "SHA256SUMS", folder / "config.json"
+    old = hashlib.sha256(config.read_bytes()).hexdigest()
+    config.write_text("{}")
+    sums.write_text(sums.read_text().replace(old, hashlib.sha256(b"{}").hexdigest()))
+    (said,) = refusal(folder)
+    assert said.startswith("evidence/statement.json: config.json was changed.")
 
 
 def test_a_file_that_is_none_of_an_output_folder_is_refused_even_with_a_digest(tmp_path: Path) -> None:
