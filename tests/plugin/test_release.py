@@ -68,7 +68,8 @@ def test_a_file_changed_together_with_its_digest_is_refused(tmp_path: Path) -> N
     sums, config = folder / "evidence" / "SHA256SUMS", folder / "config.json"
     old = hashlib.sha256(config.read_bytes()).hexdigest()
     config.write_text("{}")
-    sums.write_text(sums.read_text().replace(old, hashlib.sha256(b"{}").hexdigest()))
+    new = hashlib.sha256(b"{}").hexdigest()
+    sums.write_text(sums.read_text().replace(f"{old}  config.json", f"{new}  config.json"))
     (said,) = refusal(folder)
     assert said.startswith("evidence/statement.json: config.json was changed.")
 
