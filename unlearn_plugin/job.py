@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 __all__ = ["Flag", "Group", "Job", "Setting", "Shape", "settings"]
 
@@ -181,6 +181,16 @@ class Job:
             "Model retrained without the forget data; the judge alone sees it.",
             path=True,
             or_name=True,
+        ),
+    ] = None
+    tier: Annotated[
+        Literal["A", "B"] | None,
+        Flag(
+            Group.JUDGE,
+            "A|B",
+            "Tests to make: A needs the model alone, B a record with a holdout and references; the most there is when "
+            "left out.",
+            public=True,
         ),
     ] = None
     batch_size: Annotated[int, Flag(Group.JUDGE, "N", "Samples per forward pass of the judge.", public=True)] = 256

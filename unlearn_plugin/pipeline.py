@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from unlearn_hooks.references import without_judge
 from unlearn_hooks.training_record import TrainingRecord
+from unlearn_plugin.data import Samples
 from unlearn_plugin.environment import write_environment
 from unlearn_plugin.evidence import private_folder, write_commitment_key, write_digests
 from unlearn_plugin.guard import inspect_change
 from unlearn_plugin.job import Job
 from unlearn_plugin.job_file import JOB_FILE, write_job_file, write_published_job
-from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.metrics.base import Split, Tier, Trial
 from unlearn_plugin.preparation import Prepared, prepare
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.registry import metrics
@@ -87,7 +89,7 @@ def run(job: Job, *, progress: Progress | None = None, signer: Signer | None = N
     report |= {
         "procedure": _procedure(prepared, facts, seconds),
         "guard": guard,
-        "measurements": measure_all(trial, after, progress),
+        "measurements": measure_all(trial, after, progress, tier=prepared.tier),
     }
     report = rounded(report)  # the verdict must follow from the numbers as they are written
     verdict = decide(report)
@@ -109,10 +111,13 @@ def make_trial(prepared: Prepared, progress: Progress) -> Trial:
     splits = prepared.splits
     generator = torch.Generator().manual_seed(prepared.job.seed)
     chosen = torch.randperm(len(splits.retain), generator=generator)[:_JUDGED_RETAIN].sort().values
+    parts: dict[Split, Samples] = {"forget": splits.forget, "controls": splits.verdict, "tuning": splits.tuning}
+    references = prepared.references
     return Trial(
         forget=splits.forget,
-        retain=splits.retain.select(chosen),
         controls=splits.verdict,
+        tuning=splits.tuning,
+        retain=splits.retain.select(chosen),
         subjects=splits.subjects,
         forgotten_classes=splits.forgotten_classes,
         classes=prepared.train.classes,
@@ -122,16 +127,18 @@ def make_trial(prepared: Prepared, progress: Progress) -> Trial:
         seed=prepared.job.seed,
         batch_size=prepared.job.batch_size,
         progress=progress,
+        references={split: references.margins(samples) for split, samples in parts.items()} if references else {},
     )
 
 
-def measure_all(trial: Trial, after: nn.Module | None, progress: Progress) -> dict[str, Any]:
-    """Make every measurement on the model before, after, and on the reference.
+def measure_all(trial: Trial, after: nn.Module | None, progress: Progress, *, tier: Tier = "A") -> dict[str, Any]:
+    """Make every measurement of a tier on the model before, after, and on the reference.
 
     Args:
         trial: What the judge looks at.
         after: The changed model; ``None`` when it was refused.
         progress: Wraps the loop in a bar.
+        tier: Metrics of a higher one are left out.
 
     Returns:
         The report's ``measurements``, by metric name.
@@ -139,7 +146,7 @@ def measure_all(trial: Trial, after: nn.Module | None, progress: Progress) -> di
     models = {"before": trial.original, "after": after, "reference": trial.reference}
     family = metrics()
     found = {}
-    for name in progress(family.names(), "measuring"):
+    for name in progress([name for name in family.names() if family.get(name).tier <= tier], "measuring"):
         metric = family.create(name, {})
         found[name] = {
             "title": metric.title,
@@ -157,7 +164,7 @@ def _evidence(prepared: Prepared, progress: Progress) -> Evidence:
         forget=splits.forget,
         retain=splits.retain,
         tuning=splits.tuning,
-        record=prepared.record,
+        record=without_judge(prepared.record) if prepared.record else None,
         classes=prepared.checkpoint.num_classes,
         forgotten_classes=splits.forgotten_classes,
         fresh=prepared.checkpoint.fresh,
@@ -196,7 +203,8 @@ def _head(prepared: Prepared, key: bytes) -> dict[str, Any]:
             "reference": {"digest": prepared.reference.digest} if prepared.reference else None,
         },
         "data": {
-            "n_train": len(prepared.train.ids),
+            "n_train": len(prepared.train.ids) - (splits.sealed and len(splits.tuning) + len(splits.verdict)),
+            "controls": "sealed before training" if splits.sealed else "held-out split",
             "n_forget": len(splits.forget),
             "n_retain": len(splits.retain),
             "n_tuning": len(splits.tuning),
@@ -278,4 +286,5 @@ def _resolved(prepared: Prepared) -> Job:
         prepared.job,
         options={name: as_text(value) for name, value in options.items()},
         device=prepared.job.device or prepared.accelerator.device.type,
+        tier=prepared.tier,
     )

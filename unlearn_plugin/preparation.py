@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,8 +18,10 @@ from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.data import DataSource, ImageData, load_data
 from unlearn_plugin.job import Job
 from unlearn_plugin.manifest import ForgetManifest
+from unlearn_plugin.metrics.base import Tier
+from unlearn_plugin.out_of_sample import JudgeReferences, judge_references, sealed_ids
 from unlearn_plugin.registry import unlearners
-from unlearn_plugin.splits import Need, Splits
+from unlearn_plugin.splits import Need, SealedIds, Splits
 from unlearn_plugin.unlearners.base import Unlearner
 
 __all__ = ["Prepared", "load_model", "make_accelerator", "prepare"]
@@ -38,7 +41,13 @@ class Prepared:
     train: ImageData
     splits: Splits
     record: TrainingRecord | None
+    references: JudgeReferences | None
     accelerator: Accelerator
+
+    @property
+    def tier(self) -> Tier:
+        """Which tests are made: the most that can be, unless the job asks for less."""
+        return self.job.tier or ("A" if self.references is None else "B")
 
 
 class _Findings:
@@ -84,19 +93,16 @@ def prepare(job: Job, *, writing: bool = True) -> Prepared:
     record = findings.attempt(lambda: TrainingRecord.open(Path(str(job.record)))) if job.record else None
     reference = findings.attempt(lambda: load_model(job, str(job.reference))) if job.reference else None
     data = findings.attempt(lambda: load_data(_source(job), checkpoint)) if checkpoint and job.has_data else None
+    sealed, references = _kept_for_judge(job, record, data[0] if data else None, findings)
     splits = None
     if data and manifest:
-        splits = findings.attempt(
-            lambda: Splits.make(manifest, *data, seed=job.seed, retain_fraction=job.retain_fraction)
-        )
-    if method:
-        findings.add(_check_needs(job, method))
+        make = partial(Splits.make, seed=job.seed, retain_fraction=job.retain_fraction, sealed=sealed)
+        splits = findings.attempt(lambda: make(manifest, *data))
+    findings.add(_check_needs(job, method) if method else None)
     if checkpoint and reference:
         findings.add(_check_reference(checkpoint, reference))
     if record and checkpoint:
         findings.add(_check_record_of_model(record, checkpoint))
-    if record and data:
-        findings.add(_check_record_of_data(record, data[0]))
     if findings.found:
         raise UnlearnError.of(findings.found)
     if not (method and accelerator and checkpoint and manifest and data and splits):
@@ -110,8 +116,28 @@ def prepare(job: Job, *, writing: bool = True) -> Prepared:
         train=data[0],
         splits=splits,
         record=record,
+        references=references,
         accelerator=accelerator,
     )
+
+
+def _kept_for_judge(
+    job: Job, record: TrainingRecord | None, train: ImageData | None, findings: _Findings
+) -> tuple[SealedIds | None, JudgeReferences | None]:
+    """What the record keeps for the judge, once it is clear that it is a record of these data."""
+    sealed = references = None
+    if record and train:
+        mismatch = _check_record_of_data(record, train)
+        findings.add(mismatch)
+        if mismatch is None:
+            sealed = findings.attempt(lambda: sealed_ids(record, train))
+            references = findings.attempt(lambda: judge_references(record, train, job.seed))
+    if job.tier == "B" and references is None:
+        findings.add(
+            "--tier B needs a record with a sealed holdout and a pair of reference models for the judge; give such a "
+            "--record, or leave --tier out."
+        )
+    return sealed, references
 
 
 def load_model(job: Job, name: str) -> Checkpoint:

@@ -15,7 +15,7 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.data import ImageData, Samples
 from unlearn_plugin.manifest import ForgetEntry, ForgetManifest, list_some
 
-__all__ = ["Need", "Splits"]
+__all__ = ["Need", "SealedIds", "Splits"]
 
 _COMPARED = 20_000  # known ids looked through for the nearest to an unknown one
 _NEAREST = 3  # unknown ids for which the nearest are looked for: comparing is slow
@@ -30,6 +30,19 @@ class Need(enum.Flag):
     TUNING = enum.auto()
 
 
+@dataclass(frozen=True)
+class SealedIds:
+    """Samples among the training data that were set apart before training; see `unlearn_hooks.controls.holdout`.
+
+    Attributes:
+        tuning: Ids of those that methods may look at.
+        verdict: Ids of those that only the judge looks at.
+    """
+
+    tuning: tuple[str, ...]
+    verdict: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """What is what in the data of a job.
@@ -37,11 +50,12 @@ class Splits:
     Attributes:
         forget: F, the training samples that must go, in the order of the data set.
         retain: R, the training samples without F, or a random subset of them.
-        tuning: Half of the held-out samples; methods may look at it.
+        tuning: Half of the samples never trained on; methods may look at it.
         verdict: The other half; only the judge looks at it.
         subjects: Data subject of each forget sample, numbered from 0; ``None`` if manifest and data name none.
             A sample of no named subject counts as a subject of its own.
         forgotten_classes: Classes that are requested as a whole, sorted.
+        sealed: The two halves were set apart before training and are in the record; else they are the held-out split.
     """
 
     forget: Samples
@@ -50,6 +64,7 @@ class Splits:
     verdict: Samples
     subjects: Int64[Tensor, " forget"] | None
     forgotten_classes: tuple[int, ...]
+    sealed: bool = False
 
     @classmethod
     def make(
@@ -60,11 +75,12 @@ class Splits:
         *,
         seed: int,
         retain_fraction: float = 1.0,
+        sealed: SealedIds | None = None,
     ) -> "Splits":
         """Find the samples of a request and split the rest.
 
-        The held-out samples are halved at random within each class; the halves depend on the data and the seed
-        alone, never on the request. Where a class has an odd number, the verdict gets the extra one.
+        Without sealed controls the held-out samples are halved at random within each class; the halves depend on the
+        data and the seed alone, never on the request. Where a class has an odd number, the verdict gets the extra one.
 
         Args:
             manifest: The request.
@@ -72,6 +88,8 @@ class Splits:
             heldout: What it was never trained on.
             seed: Where the halves and the subset of R come from.
             retain_fraction: Share of each class of R that is kept, in (0, 1]; at least one sample of each.
+            sealed: Samples of `train` that training did not see; the controls are then these, and `heldout` is not
+                used.
 
         Returns:
             The splits.
@@ -81,25 +99,31 @@ class Splits:
         """
         if not 0 < retain_fraction <= 1:
             raise UnlearnError(f"A retain fraction of {retain_fraction} is out of range; take one above 0 and up to 1.")
+        generator = torch.Generator().manual_seed(seed)
+        tuning, verdict = _controls(train, heldout, sealed, generator)
         findings = _check_names(manifest, train, heldout)
+        untrained = torch.zeros(len(train), dtype=torch.bool)
+        if sealed is not None:
+            untrained[torch.cat([tuning.rows, verdict.rows])] = True
+            findings += _check_sealed(manifest, sealed)
         chosen, classes, owners = _choose(manifest, train)
-        if bool(chosen.all()):
+        chosen &= ~untrained
+        if bool((chosen | untrained).all()):
             findings.append("The request names all of the training data, so nothing is left to keep; delete the model.")
         if not findings:
-            findings += _check_heldout(train, heldout, chosen)
+            findings += _check_controls(train, torch.cat([tuning.labels, verdict.labels]), chosen)
         if findings:
             raise UnlearnError.of(findings)
-        generator = torch.Generator().manual_seed(seed)
-        tuning, verdict = _halve(heldout.labels, generator)
-        retain = _thin((~chosen).nonzero().flatten(), train.labels, retain_fraction, generator)
+        retain = _thin((~chosen & ~untrained).nonzero().flatten(), train.labels, retain_fraction, generator)
         forget = Samples(train, chosen.nonzero().flatten())
         return cls(
             forget=forget,
             retain=Samples(train, retain),
-            tuning=Samples(heldout, tuning),
-            verdict=Samples(heldout, verdict),
+            tuning=tuning,
+            verdict=verdict,
             subjects=_number_subjects(forget.rows.tolist(), owners) if owners else None,
             forgotten_classes=tuple(sorted(classes)),
+            sealed=sealed is not None,
         )
 
     def copies(self) -> Samples | None:
@@ -113,6 +137,36 @@ class Splits:
         forgotten = set(_fingerprints(self.forget))
         same = [position for position, seen in enumerate(_fingerprints(self.retain)) if seen in forgotten]
         return self.retain.select(same)
+
+
+def _controls(
+    train: ImageData, heldout: ImageData, sealed: SealedIds | None, generator: torch.Generator
+) -> tuple[Samples, Samples]:
+    if sealed is None:
+        tuning, verdict = _halve(heldout.labels, generator)
+        return Samples(heldout, tuning), Samples(heldout, verdict)
+    missing = [name for name in (*sealed.tuning, *sealed.verdict) if name not in train.row_of]
+    if missing:
+        raise UnlearnError(
+            f"{len(missing)} samples of the record's holdout are not in the training data given, such as "
+            f"{missing[0]!r}; give the same --data-dir and split."
+        )
+    tuning, verdict = (
+        torch.tensor([train.row_of[name] for name in names], dtype=torch.int64).sort().values
+        for names in (sealed.tuning, sealed.verdict)
+    )
+    return Samples(train, tuning), Samples(train, verdict)
+
+
+def _check_sealed(manifest: ForgetManifest, sealed: SealedIds) -> list[str]:
+    apart = {*sealed.tuning, *sealed.verdict}
+    entries = [entry for entry in manifest.entries if entry.kind == "id" and entry.name in apart]
+    if not entries:
+        return []
+    return [
+        f"{len(entries)} requested ids are in the holdout of the record, never trained on: {_cite(entries, ())}; take "
+        f"them out."
+    ]
 
 
 def _check_names(manifest: ForgetManifest, train: ImageData, heldout: ImageData) -> list[str]:
@@ -176,9 +230,9 @@ def _choose(manifest: ForgetManifest, train: ImageData) -> tuple[Bool[Tensor, " 
     return chosen, classes, owners
 
 
-def _check_heldout(train: ImageData, heldout: ImageData, chosen: Bool[Tensor, " n"]) -> list[str]:
+def _check_controls(train: ImageData, controls: Int64[Tensor, " controls"], chosen: Bool[Tensor, " n"]) -> list[str]:
     requested = set(train.labels[chosen].tolist())
-    counts = torch.bincount(heldout.labels, minlength=len(heldout.classes)).tolist()
+    counts = torch.bincount(controls, minlength=len(train.classes)).tolist()
     few = [f"{train.classes[label]!r} ({counts[label]})" for label in sorted(requested) if counts[label] < 2]
     if not few:
         return []
@@ -189,7 +243,7 @@ def _check_heldout(train: ImageData, heldout: ImageData, chosen: Bool[Tensor, " 
 
 
 def _halve(labels: Int64[Tensor, " n"], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    first, second = [], []
+    first, second = [labels[:0]], [labels[:0]]
     for label in sorted(set(labels.tolist())):
         rows = _shuffle((labels == label).nonzero().flatten(), generator)
         first.append(rows[: len(rows) // 2])

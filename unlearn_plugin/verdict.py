@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unlearn_plugin.primary import margin, measured, null_control, part, primary, result, tail, tier
+from unlearn_plugin.statements import further_limits, grounds, remarks, statement
 from unlearn_plugin.statistics import samples_needed
 
 __all__ = ["Verdict", "decide"]
@@ -11,8 +13,6 @@ __all__ = ["Verdict", "decide"]
 MAX_SHOWN_DROP = 0.01  # of accuracy on the controls: a drop shown to be larger fails
 MAX_POINT_DROP = 0.05  # a measured drop larger than this fails, whatever its interval
 MAX_CLASS_DROP = 0.05  # a drop of one class shown to be larger fails
-LARGEST_MARGIN = 0.10  # of the AUC above 0.5 that a verdict may leave open
-PART_OF_EFFECT = 0.5  # of what the test saw before, the most that a verdict may leave open
 MAX_FALSE_ALARMS = 0.05  # a rate shown to be larger makes the membership test invalid
 MAX_TAIL = 0.05  # true-positive rate at 1 % false positives that must be ruled out ...
 TAIL_FROM = 300  # ... from this many requested samples on; fewer would often miss it even when retrained
@@ -47,7 +47,7 @@ class Verdict:
         statement: The text of the report.
         limits: What the verdict does not say.
         released: Whether the weights may leave; INCONCLUSIVE and LOW_SIDE leave the decision to a person.
-        tier: Which tests were asked for; "A" needs no other trained model.
+        tier: Of the test that decided: "A" needs no other trained model, "B" rests on reference models.
     """
 
     status: str
@@ -57,7 +57,7 @@ class Verdict:
     statement: str
     limits: tuple[str, ...]
     released: bool
-    tier: str = "A"
+    tier: str
 
 
 def decide(report: Mapping[str, Any]) -> Verdict:
@@ -77,6 +77,9 @@ def decide(report: Mapping[str, Any]) -> Verdict:
     11. the one-sided 95 % lower bound of the AUC after is below 0.40: LOW_SIDE
     12. otherwise: NO_RESIDUAL_DETECTED
 
+    The AUC, its bounds, the false-alarm rate and the true-positive rate are those of `calibrated_membership` if it was
+    measured before and after (tier B), else those of `membership` (tier A).
+
     For exact methods the status is EXACT_BY_PROCESS, unless refused, and the statistics are kept as the outcome; such
     weights are withheld for failed utility only.
 
@@ -92,10 +95,11 @@ def decide(report: Mapping[str, Any]) -> Verdict:
     return Verdict(
         status="EXACT_BY_PROCESS" if exact else outcome,
         outcome=outcome,
-        margin=_margin(report),
-        reasons=(*reasons, *_remarks(report, outcome)),
-        statement=_statement(report, outcome, reasons, exact),
-        limits=(*_LIMITS, *_further_limits(report)),
+        margin=margin(report),
+        tier=tier(report),
+        reasons=(*reasons, *remarks(report, outcome)),
+        statement=statement(report, outcome, reasons, exact),
+        limits=(*_LIMITS, *further_limits(report)),
         released=outcome != "UTILITY_FAILED" if exact else outcome not in _WITHHELD,
     )
 
@@ -105,33 +109,7 @@ def _outcome(report: Mapping[str, Any]) -> tuple[str, list[str]]:
         reasons = rule(report)
         if reasons:
             return status, reasons
-    return "NO_RESIDUAL_DETECTED", _grounds(report)
-
-
-def _measured(report: Mapping[str, Any], metric: str, who: str) -> Mapping[str, Any] | None:
-    """One measurement that has a value."""
-    found = report["measurements"].get(metric, {}).get(who)
-    return found if found and found["value"] is not None else None
-
-
-def _part(report: Mapping[str, Any], metric: str, who: str, name: str) -> Mapping[str, Any] | None:
-    """One entry of a measurement's details, if it was measured."""
-    found = report["measurements"].get(metric, {}).get(who)
-    part: Mapping[str, Any] | None = (found or {}).get("details", {}).get(name)
-    return part
-
-
-def _margin(report: Mapping[str, Any]) -> float | None:
-    before = _measured(report, "membership", "before")
-    if before is None or before["details"]["lower95"] <= 0.5:
-        return None
-    return min(LARGEST_MARGIN, PART_OF_EFFECT * (float(before["details"]["lower95"]) - 0.5))
-
-
-def _after(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The membership test after; asked for only behind `_unmeasured`."""
-    found: Mapping[str, Any] = report["measurements"]["membership"]["after"]
-    return found
+    return "NO_RESIDUAL_DETECTED", grounds(report)
 
 
 def _refused(report: Mapping[str, Any]) -> list[str]:
@@ -140,7 +118,7 @@ def _refused(report: Mapping[str, Any]) -> list[str]:
 
 def _utility_failed(report: Mapping[str, Any]) -> list[str]:
     reasons = []
-    drop, worst = (_part(report, "utility", "after", name) for name in ("drop", "worst_class_drop"))
+    drop, worst = (part(report, "utility", "after", name) for name in ("drop", "worst_class_drop"))
     if drop and (drop["high"] < -MAX_SHOWN_DROP or drop["value"] < -MAX_POINT_DROP):
         reasons.append(
             f"The accuracy on unseen data changed by {_points(drop['value'])} and at best by {_points(drop['high'])} "
@@ -155,7 +133,7 @@ def _utility_failed(report: Mapping[str, Any]) -> list[str]:
 
 
 def _class_recognised(report: Mapping[str, Any]) -> list[str]:
-    before, after = (_part(report, "utility", who, "forgotten_classes") for who in ("before", "after"))
+    before, after = (part(report, "utility", who, "forgotten_classes") for who in ("before", "after"))
     chance = 1 / report["model"]["num_classes"]
     if not before or not after or before["low"] <= chance or after["low"] <= chance:
         return []
@@ -168,18 +146,19 @@ def _class_recognised(report: Mapping[str, Any]) -> list[str]:
 def _unmeasured(report: Mapping[str, Any]) -> list[str]:
     reasons = []
     for who in ("before", "after"):
-        if _measured(report, "membership", who) is None:
-            note = (report["measurements"].get("membership", {}).get(who) or {}).get("note")
+        test = primary(report)
+        if measured(report, test, who) is None:
+            note = (report["measurements"].get(test, {}).get(who) or {}).get("note")
             reasons.append(f"The membership test was not made on the model {who}" + (f": {note}" if note else "."))
-    if not _part(report, "utility", "after", "drop"):
+    if not part(report, "utility", "after", "drop"):
         reasons.append("The change of accuracy on unseen data was not measured.")
     return reasons
 
 
 def _blind(report: Mapping[str, Any]) -> list[str]:
-    if _margin(report) is not None:
+    if margin(report) is not None:
         return []
-    before = report["measurements"]["membership"]["before"]
+    before = result(report, "before")
     return [
         f"The test had no power on this request: before unlearning it could not tell the requested data from unseen "
         f"data either (AUC {before['value']:.3f}, one-sided 95 % lower bound {before['details']['lower95']:.3f})."
@@ -187,7 +166,7 @@ def _blind(report: Mapping[str, Any]) -> list[str]:
 
 
 def _test_invalid(report: Mapping[str, Any]) -> list[str]:
-    control = _measured(report, "null_control", "after")
+    control = null_control(report)
     if control is None or control["low"] <= MAX_FALSE_ALARMS:
         return []
     return [
@@ -199,7 +178,7 @@ def _test_invalid(report: Mapping[str, Any]) -> list[str]:
 
 def _residual(report: Mapping[str, Any]) -> list[str]:
     reasons = []
-    after, probe = _after(report), _part(report, "linear_probe", "after", "auc")
+    after, probe = result(report, "after"), part(report, "linear_probe", "after", "auc")
     if after["details"]["lower975"] > 0.5:
         reasons.append(
             f"After unlearning the requested data are still told apart from unseen data (AUC {after['value']:.3f}, "
@@ -215,9 +194,9 @@ def _residual(report: Mapping[str, Any]) -> list[str]:
 
 def _unchecked(report: Mapping[str, Any]) -> list[str]:
     reasons = []
-    if _measured(report, "null_control", "after") is None:
+    if null_control(report) is None:
         reasons.append("The control check could not be run: too few held-out samples of the requested classes.")
-    after = _after(report)
+    after = result(report, "after")
     tested, untested = after["n"], after["details"]["n_untested"]
     if tested < MIN_COVERAGE * (tested + untested):
         reasons.append(
@@ -228,22 +207,22 @@ def _unchecked(report: Mapping[str, Any]) -> list[str]:
 
 
 def _too_few_data(report: Mapping[str, Any]) -> list[str]:
-    margin, after = _margin(report), _after(report)
+    limit, after = margin(report), result(report, "after")
     upper = after["details"]["upper95"]
-    if margin is None or upper <= 0.5 + margin:
+    if limit is None or upper <= 0.5 + limit:
         return []
     controls = after["details"]["n_controls"]
-    needed = samples_needed(margin, controls)
+    needed = samples_needed(limit, controls)
     advice = ""
     if needed is None:
         advice = f" With {controls} held-out samples of these classes no request could be certified; more are needed."
     elif needed > after["n"]:
         advice = f" The request has {after['n']} samples; at least {needed} are needed for this margin."
-    return [f"Values of the AUC up to {upper:.3f} are not ruled out, and the limit is {0.5 + margin:.3f}.{advice}"]
+    return [f"Values of the AUC up to {upper:.3f} are not ruled out, and the limit is {0.5 + limit:.3f}.{advice}"]
 
 
 def _tail_open(report: Mapping[str, Any]) -> list[str]:
-    rate, after = _tail(report), _after(report)
+    rate, after = tail(report), result(report, "after")
     if rate is None or after["n"] < TAIL_FROM or rate["high"] <= MAX_TAIL:
         return []
     return [
@@ -253,7 +232,7 @@ def _tail_open(report: Mapping[str, Any]) -> list[str]:
 
 
 def _low_side(report: Mapping[str, Any]) -> list[str]:
-    after = _after(report)
+    after = result(report, "after")
     lower = after["details"]["lower95"]
     if lower >= LOW_SIDE:
         return []
@@ -276,121 +255,5 @@ _RULES: tuple[tuple[str, Callable[[Mapping[str, Any]], list[str]]], ...] = (
 )
 
 
-def _tail(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return (_part(report, "membership", "after", "tpr") or {}).get("0.01")
-
-
 def _points(change: float) -> str:
     return f"{100 * change:+.1f} percentage points"
-
-
-def _grounds(report: Mapping[str, Any]) -> list[str]:
-    before, after = report["measurements"]["membership"]["before"], _after(report)
-    control = report["measurements"]["null_control"]["after"]
-    return [
-        f"Before unlearning the test told the requested data apart (AUC {before['value']:.3f}, one-sided 95 % lower "
-        f"bound {before['details']['lower95']:.3f}).",
-        f"Afterwards the AUC is {after['value']:.3f}, with one-sided 95 % bounds {after['details']['lower95']:.3f} and "
-        f"{after['details']['upper95']:.3f}.",
-        f"On data never trained on, the same test raised {control['value']:.1%} false alarms.",
-    ]
-
-
-def _remarks(report: Mapping[str, Any], outcome: str) -> list[str]:
-    """What does not decide and should be seen all the same."""
-    remarks = []
-    before, after, reference = (_measured(report, "alignment", who) for who in ("before", "after", "reference"))
-    if before and after and reference and outcome != "REFUSED":
-        to_before, to_reference = (abs(after["value"] - other["value"]) for other in (before, reference))
-        inside = after["low"] is not None and after["low"] <= reference["value"] <= after["high"]
-        if to_before < to_reference and not inside:
-            remarks.append(
-                f"The features of the requested data lie more like before (alignment {before['value']:.3f}) than like "
-                f"in the retrained reference ({reference['value']:.3f}): {after['value']:.3f}."
-            )
-    retrained = _measured(report, "membership", "reference")
-    if retrained and retrained["details"]["lower975"] > 0.5:
-        remarks.append(
-            f"The test raises an alarm on the retrained reference too (AUC {retrained['value']:.3f}): the "
-            f"held-out data do not fit this request, or the reference saw the requested data."
-        )
-    return remarks
-
-
-def _further_limits(report: Mapping[str, Any]) -> list[str]:
-    limits = []
-    after = _measured(report, "membership", "after")
-    if after and after["details"]["n_untested"]:
-        limits.append(
-            f"{after['details']['n_untested']} requested samples have too few held-out samples of their class and were "
-            f"not tested."
-        )
-    if after and _tail(report) is None:
-        limits.append(
-            "How well the most exposed samples are hidden was not measured: 1,000 held-out samples are needed."
-        )
-    if not report["model"].get("reference"):
-        limits.append("No model retrained without the requested data was at hand to compare with.")
-    if "classes" in report["request"]["kind"]:
-        limits.append(
-            "For whole classes the test compares with held-out images of the same classes; a model that never saw them "
-            "may still separate them, and that is no residual."
-        )
-    return limits
-
-
-def _no_residual(report: Mapping[str, Any]) -> str:
-    before, after = report["measurements"]["membership"]["before"], _after(report)
-    subjects = report["request"]["n_subjects"]
-    return (
-        f"With the tests listed and {after['n']} samples{f' of {subjects} subjects' if subjects else ''}, we found no "
-        f"sign that the model still distinguishes the requested data from data it was never trained on. Before "
-        f"unlearning, the same test did distinguish them (AUC {before['value']:.3f}, 95 % interval "
-        f"{before['low']:.3f} to {before['high']:.3f}); afterwards the AUC is {after['value']:.3f} "
-        f"({after['low']:.3f} to {after['high']:.3f}), and values above {0.5 + (_margin(report) or 0.0):.3f} are ruled "
-        f"out at 95 % confidence. This does not show that the weights contain no information about the data, that a "
-        f"stronger attack would fail, or that copies held elsewhere are gone."
-    )
-
-
-_STATEMENTS: Mapping[str, str] = {
-    "RESIDUAL_DETECTED": (
-        "The model still treats the requested data differently from data it never saw, or still knows what it had to "
-        "forget. {reasons} The request is not fulfilled at model level, and the weights are withheld. Options: a "
-        "stronger setting, exact retraining, or withdrawal of the model."
-    ),
-    "INCONCLUSIVE": (
-        "The test could not decide. {reasons} Absence of a finding here is not evidence of removal; whether to use "
-        "these weights is for a person to decide."
-    ),
-    "LOW_SIDE": (
-        "No sign of remaining familiarity was found, but the model may now be less familiar with the requested data "
-        "than with comparable unseen data. {reasons} This can mean that the data were suppressed too strongly, which "
-        "can itself give them away, or that the comparison data do not match this request. We do not count this as "
-        "fulfilled without a further check; whether to use these weights is for a person to decide."
-    ),
-    "UTILITY_FAILED": (
-        "Unlearning changed the model beyond the agreed limits, and the weights are withheld. {reasons}"
-    ),
-    "REFUSED": "The changed model was refused before any test, and its weights were not written. {reasons}",
-}
-
-_EXACT = (
-    "The model is the result of training without the requested data. This rests on the record of the process, not on "
-    "the statistics below, which are given as a plausibility check."
-)
-_EXACT_BUT = {
-    "UTILITY_FAILED": "It is beyond the agreed limits of utility, and the weights are withheld.",
-    "RESIDUAL_DETECTED": (
-        "That check raised an alarm: look for copies of the requested data among the remaining data before relying on "
-        "this result."
-    ),
-}
-
-
-def _statement(report: Mapping[str, Any], outcome: str, reasons: list[str], exact: bool) -> str:
-    if exact:
-        return " ".join([_EXACT, *([_EXACT_BUT[outcome]] if outcome in _EXACT_BUT else [])])
-    if outcome == "NO_RESIDUAL_DETECTED":
-        return _no_residual(report)
-    return _STATEMENTS[outcome].format(reasons=" ".join(reasons))

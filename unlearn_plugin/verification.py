@@ -125,7 +125,7 @@ def _measure_again(
     after = None
     if report["model"]["after"]:
         after = load_model(prepared.job, f"local-dir:{out}").model
-    measured = measure_all(make_trial(prepared, progress), after, progress)
+    measured = measure_all(make_trial(prepared, progress), after, progress, tier=prepared.tier)
     told = report["measurements"]
     differing = [
         f"{name} ({who}): the report says {part} {told[name][who][part]}, measured again it is {again[who][part]}."

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugin.reference_world import ReferenceWorld, make_reference_world
 from unlearn_plugin.demo import Scene, make_scene
 from unlearn_plugin.job import Job
 from unlearn_plugin.pipeline import Outcome, run
@@ -33,3 +34,9 @@ def job_for(scene: Scene, out: Path, **changes: object) -> Job:
 def finetuned(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The outcome of a short finetune on the scene."""
     return run(job_for(scene, tmp_path_factory.mktemp("finetuned") / "out"))
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory: pytest.TempPathFactory) -> ReferenceWorld:
+    """Real trainings with a sealed holdout and a pair of reference models."""
+    return make_reference_world(tmp_path_factory.mktemp("references") / "record")

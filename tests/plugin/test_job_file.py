@@ -39,6 +39,7 @@ FULL = Job(
     reference="local-dir:/x",
     retain_fraction=1 / 3,
     seed=7,
+    tier="A",
     batch_size=64,
     device="cuda:1",
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.data import ImageData
 from unlearn_plugin.manifest import ForgetEntry, ForgetManifest
-from unlearn_plugin.splits import Splits
+from unlearn_plugin.splits import SealedIds, Splits
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -244,3 +244,45 @@ def test_subjects_of_the_data_count_for_requested_samples_and_the_manifest_goes_
     splits = Splits.make(manifest, PEOPLE, HELDOUT, seed=0)
     assert splits.subjects is not None
     assert splits.subjects.tolist() == [0, 0, 1]
+
+
+def sealed(tuning: str, verdict: str) -> SealedIds:
+    return SealedIds(tuple(tuning.split()), tuple(verdict.split()))
+
+
+APART = sealed("cat/t0.png cat/t1.png dog/t20.png emu/t30.png", "cat/t2.png cat/t3.png dog/t21.png emu/t31.png")
+
+
+def test_sealed_samples_are_the_controls_and_neither_forgotten_nor_kept() -> None:
+    splits = Splits.make(request("class=emu", "cat/t5.png"), TRAIN, HELDOUT, seed=0, sealed=APART)
+    assert (splits.tuning.ids, splits.verdict.ids, splits.sealed) == (APART.tuning, APART.verdict, True)
+    assert splits.forget.ids == ("cat/t5.png", "emu/t32.png", "emu/t33.png", "emu/t34.png")
+    everything = [*splits.forget.ids, *splits.retain.ids, *splits.tuning.ids, *splits.verdict.ids]
+    assert sorted(everything) == sorted(TRAIN.ids)
+    assert not Splits.make(request("cat/t5.png"), TRAIN, HELDOUT, seed=0).sealed
+
+
+def test_the_seed_has_no_part_in_sealed_controls() -> None:
+    first, second = (Splits.make(request("cat/t5.png"), TRAIN, HELDOUT, seed=s, sealed=APART) for s in (0, 1))
+    assert first.verdict.ids == second.verdict.ids == APART.verdict
+
+
+def test_a_request_for_a_sealed_sample_is_refused_with_its_line() -> None:
+    with pytest.raises(UnlearnError, match=r"in the holdout of the record.*'dog/t21.png' \(line 2\)"):
+        Splits.make(request("cat/t5.png", "dog/t21.png"), TRAIN, HELDOUT, seed=0, sealed=APART)
+
+
+def test_sealed_samples_that_are_not_in_the_data_are_refused() -> None:
+    with pytest.raises(UnlearnError, match=r"1 samples of the record's holdout.*'cat/gone.png'"):
+        Splits.make(request("cat/t5.png"), TRAIN, HELDOUT, seed=0, sealed=sealed("cat/gone.png", "cat/t2.png"))
+
+
+def test_all_that_was_trained_on_is_too_much_to_forget_also_with_sealed_samples() -> None:
+    with pytest.raises(UnlearnError, match="nothing is left to keep"):
+        Splits.make(request("class=cat", "class=dog", "class=emu"), TRAIN, HELDOUT, seed=0, sealed=APART)
+
+
+def test_requested_classes_need_sealed_samples_of_their_own() -> None:
+    few = sealed("cat/t0.png cat/t1.png dog/t20.png", "cat/t2.png dog/t21.png")
+    with pytest.raises(UnlearnError, match=r"two of each are needed.*'emu' \(0\)"):
+        Splits.make(request("emu/t33.png"), TRAIN, HELDOUT, seed=0, sealed=few)

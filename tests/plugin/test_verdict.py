@@ -304,6 +304,61 @@ def test_an_alarm_on_the_retrained_reference_is_told() -> None:
     assert len(judged(measurements__membership__reference=membership(0.5, 0.46, 0.54)).reasons) == len(judged().reasons)
 
 
+CALIBRATED = "measurements__calibrated_membership"
+WOLF = "measurements__calibrated_null_control"
+
+
+def calibrated(before: Any = None, after: Any = None, control: Any = None, **changes: Any) -> Verdict:
+    """The verdict on the good report with calibrated tests beside the plain ones."""
+    test = {"before": before or membership(0.9, 0.88, 0.92), "after": after or membership(0.5, 0.46, 0.54)}
+    return judged(**{
+        CALIBRATED: {**test, "reference": None},
+        WOLF: {"before": None, "after": control or alarms(0.01)},
+        **changes,
+    })
+
+
+def test_the_calibrated_test_decides_where_it_was_made_before_and_after() -> None:
+    blind = {BEFORE: membership(0.5, 0.45, 0.55), ALARMS: alarms(0.2)}  # the plain test could not tell
+    assert (judged(**blind).status, judged(**blind).tier) == ("INCONCLUSIVE", "A")
+    found = calibrated(**blind)
+    assert (found.status, found.tier, found.margin) == ("NO_RESIDUAL_DETECTED", "B", pytest.approx(0.1))
+    assert "AUC 0.900" in found.statement
+    assert "never saw it" in " ".join(found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"before": membership(0.52, 0.5, 0.55)}, "INCONCLUSIVE"),
+        ({"control": alarms(0.06)}, "INCONCLUSIVE"),
+        ({"after": membership(0.6, 0.56, 0.64)}, "RESIDUAL_DETECTED"),
+        ({"after": membership(0.55, 0.48, 0.62)}, "INCONCLUSIVE"),
+        ({"after": membership(0.42, 0.39, 0.45)}, "LOW_SIDE"),
+        ({"after": membership(0.5, 0.46, 0.54, n=100, untested=100)}, "INCONCLUSIVE"),
+    ],
+)
+def test_every_line_looks_at_the_calibrated_numbers(changes: dict[str, Any], status: str) -> None:
+    assert calibrated(**changes).status == status
+
+
+def test_without_a_negative_control_of_its_own_the_calibrated_test_certifies_nothing() -> None:
+    assert calibrated(**{WOLF: {"before": None, "after": None}}).status == "INCONCLUSIVE"
+
+
+def test_calibrated_on_one_side_only_leaves_the_decision_to_the_plain_test() -> None:
+    half = {"before": membership(0.9, 0.88, 0.92), "after": None, "reference": None}
+    found = judged(**{CALIBRATED: half})
+    assert (found.status, found.tier) == ("NO_RESIDUAL_DETECTED", "A")
+
+
+def test_an_alarm_of_the_plain_test_is_told_and_does_not_decide() -> None:
+    found = calibrated(**{AFTER: membership(0.6, 0.56, 0.64)})
+    assert found.status == "NO_RESIDUAL_DETECTED"
+    assert any("Without that comparison" in reason for reason in found.reasons)
+    assert not any("Without that comparison" in reason for reason in calibrated().reasons)
+
+
 def test_a_missing_reference_is_a_limit() -> None:
     assert any("No model retrained" in limit for limit in judged().limits)
     assert not any("No model retrained" in limit for limit in judged(model__reference={"digest": "00"}).limits)

@@ -1,13 +1,13 @@
 """Trials made of plain feature vectors: an image *is* its feature, and a linear head is the whole model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from unlearn_plugin.data import ImageData, Samples
-from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.metrics.base import Split, Trial
 from unlearn_plugin.progress import Progress
 
 Labelled = tuple[Tensor, Sequence[int]]
@@ -51,12 +51,16 @@ def make_trial(
     subjects: Sequence[int] | None = None,
     forgotten_classes: tuple[int, ...] = (),
     seed: int = 0,
+    tuning: Labelled | None = None,
+    references: Mapping[Split, Tensor] | None = None,
 ) -> Trial:
-    """A trial on three sets of (vectors, labels)."""
+    """A trial on three sets of (vectors, labels), or four; and margins of reference models by split."""
     return Trial(
         forget=samples_of(*forget, classes),
         retain=samples_of(*retain, classes),
         controls=samples_of(*controls, classes),
+        tuning=None if tuning is None else samples_of(*tuning, classes),
+        references={} if references is None else references,
         subjects=None if subjects is None else torch.tensor(list(subjects), dtype=torch.int64),
         forgotten_classes=forgotten_classes,
         classes=tuple(f"class-{label}" for label in range(classes)),

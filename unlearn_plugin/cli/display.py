@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from unlearn_plugin.primary import primary
+
 __all__ = ["comparison", "plan_of", "purge_of"]
 
 
@@ -68,7 +70,7 @@ def comparison(reports: list[Mapping[str, Any]]) -> str:
 
 def _row(label: str, report: Mapping[str, Any], who: str, seconds: str, status: str) -> str:
     utility = (report["measurements"]["utility"][who] or {}).get("details", {})
-    membership = report["measurements"]["membership"][who] or {}
+    membership = report["measurements"][primary(report)][who] or {}
     cells = [_number((utility.get(split) or {}).get("value")) for split in ("retain", "forget", "controls")]
     interval = "–"
     if membership.get("low") is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from accelerate import Accelerator
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from unlearn_plugin.data import Samples
@@ -15,9 +15,10 @@ from unlearn_plugin.measurement import Measurement
 from unlearn_plugin.outputs import Outputs, compute_outputs
 from unlearn_plugin.progress import Progress
 
-__all__ = ["Goal", "Metric", "Split", "Trial"]
+__all__ = ["Goal", "Metric", "Split", "Tier", "Trial"]
 
-Split = Literal["forget", "retain", "controls"]
+Split = Literal["forget", "retain", "controls", "tuning"]
+Tier = Literal["A", "B"]
 
 
 class Goal(enum.Enum):
@@ -37,6 +38,7 @@ class Trial:
         forget: F, the samples that had to go.
         retain: R or a random subset of it.
         controls: The verdict half of the held-out data, never trained on and never shown to a method.
+        tuning: The other half, which methods may have looked at; the judge calibrates on it.
         subjects: Data subject of each forget sample, numbered from 0; ``None`` counts every sample as its own.
         forgotten_classes: Classes requested as a whole.
         classes: Names of the classes.
@@ -46,11 +48,13 @@ class Trial:
         seed: Randomness of the judge.
         batch_size: Samples per forward pass.
         progress: Wraps long loops in a bar.
+        references: Margin of each sample of a split under the judge's reference models, which never saw it.
     """
 
     forget: Samples
     retain: Samples
     controls: Samples
+    tuning: Samples | None = None
     subjects: Int64[Tensor, " forget"] | None = None
     forgotten_classes: tuple[int, ...] = ()
     classes: tuple[str, ...]
@@ -60,6 +64,7 @@ class Trial:
     seed: int = 0
     batch_size: int = 256
     progress: Progress = field(default_factory=Progress)
+    references: Mapping[Split, Float32[Tensor, " n"]] = field(default_factory=dict)
     _outputs: dict[tuple[int, Split], tuple[nn.Module, Outputs]] = field(default_factory=dict, repr=False)
 
     def outputs(self, model: nn.Module, split: Split) -> Outputs:
@@ -74,16 +79,25 @@ class Trial:
         """
         key = (id(model), split)
         if key not in self._outputs:
-            samples: Mapping[Split, Samples] = {
-                "forget": self.forget,
-                "retain": self.retain,
-                "controls": self.controls,
-            }
+            samples: Samples = getattr(self, split)
             found = compute_outputs(
-                model, samples[split], self.accelerator, batch_size=self.batch_size, progress=self.progress
+                model, samples, self.accelerator, batch_size=self.batch_size, progress=self.progress
             )
             self._outputs[key] = (model, found)  # the model is held so that its id cannot be given away
         return self._outputs[key][1]
+
+    def out_of_sample(self, split: Split) -> Float32[Tensor, " n"] | None:
+        """Margins of one split under the judge's reference models, averaged over those that never saw a sample.
+
+        Every sample has as many such models as a training sample has, so that splits can be compared.
+
+        Args:
+            split: Which samples.
+
+        Returns:
+            One margin per sample, in nats, nan where there is none; ``None`` without references.
+        """
+        return self.references.get(split)
 
 
 class Metric(ABC):
@@ -97,8 +111,10 @@ class Metric(ABC):
         title: What the report calls it.
         explanation: One plain sentence for the report's reader.
         source: Paper and link, or "standard".
+        tier: What it needs: "A" nothing but the model, "B" references made at training time.
     """
 
+    tier: ClassVar[Tier] = "A"
     goal: ClassVar[Goal]
     title: ClassVar[str]
     explanation: ClassVar[str]

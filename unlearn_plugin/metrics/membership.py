@@ -1,21 +1,16 @@
 """Membership: can the requested data be told apart from data the model was never trained on? The primary test."""
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 from torch import nn
 
 from unlearn_plugin.measurement import Measurement
+from unlearn_plugin.metrics._attack import attack, histogram_edges
 from unlearn_plugin.metrics.base import Goal, Metric, Trial
-from unlearn_plugin.statistics import Matched, match_classes, stratified_auc, stratified_roc, tail_rate
+from unlearn_plugin.statistics import Matched, match_classes
 
 __all__ = ["Membership", "matched_margins"]
-
-_BINS = 20
-_SHOWN_FROM = 20  # forget samples; curves over fewer would show single samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +50,8 @@ class Membership(Metric):
         matched = matched_margins(model, trial)
         if matched is None:
             return Measurement.missing("No class of the requested data has enough held-out samples to compare with.")
-        subjects = None if trial.subjects is None else trial.subjects.numpy()[matched.kept]
-        auc = stratified_auc(matched, subjects)
-        shown = auc.n_forget >= _SHOWN_FROM
-        rates = {str(fpr): tail_rate(matched.forget, matched.controls, fpr) for fpr in (0.01, 0.001)}
-        details: dict[str, Any] = {
-            "lower95": auc.lower95,
-            "upper95": auc.upper95,
-            "lower975": auc.low,
-            "n_controls": auc.n_controls,
-            "n_untested": len(matched.kept) - auc.n_forget,
-            "tpr": {fpr: asdict(rate) if rate else None for fpr, rate in rates.items()},
-            "histogram": _histogram(matched, _edges(trial)) if shown else None,
-            "roc": [list(point) for point in stratified_roc(matched)] if shown else None,
-        }
-        return Measurement(value=auc.value, low=auc.low, high=auc.high, n=auc.n_forget, details=details)
+        margins = [trial.outputs(trial.original, split).margins.numpy() for split in ("forget", "controls")]
+        return attack(matched, trial, histogram_edges(np.concatenate(margins)))
 
 
 def matched_margins(model: nn.Module, trial: Trial) -> Matched | None:
@@ -86,18 +68,3 @@ def matched_margins(model: nn.Module, trial: Trial) -> Matched | None:
     return match_classes(
         forget.margins.numpy(), forget.labels.numpy(), controls.margins.numpy(), controls.labels.numpy()
     )
-
-
-def _edges(trial: Trial) -> Float[np.ndarray, " edges"]:
-    margins = [trial.outputs(trial.original, split).margins.numpy() for split in ("forget", "controls")]
-    low, high = np.quantile(np.concatenate(margins), [0.01, 0.99])
-    first = math.floor(low)
-    return np.linspace(first, max(math.ceil(high), first + 1), _BINS + 1)
-
-
-def _histogram(matched: Matched, edges: Float[np.ndarray, " edges"]) -> dict[str, Any]:
-    inside = {"forget": matched.forget, "controls": matched.controls}
-    counts = {
-        name: np.histogram(np.clip(margins, edges[0], edges[-1]), edges)[0].tolist() for name, margins in inside.items()
-    }
-    return {"edges": edges.tolist(), **counts}

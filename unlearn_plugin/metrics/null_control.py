@@ -49,7 +49,7 @@ class NullControl(Metric):
         Returns:
             The share of false alarms; missing when there are too few controls.
         """
-        matched = matched_margins(model, trial)
+        matched = self._scores(model, trial)
         sizes = np.zeros(1, dtype=np.int64) if matched is None else _request_sizes(matched)
         if matched is None or sizes.sum() < min(len(matched.kept), _ENOUGH):
             return Measurement.missing("There are too few held-out samples of the requested classes.")
@@ -64,6 +64,10 @@ class NullControl(Metric):
             "request_size": int(sizes.sum()),
         }
         return Measurement(value=share.value, low=share.low, high=share.high, n=len(matched.controls), details=details)
+
+    def _scores(self, model: nn.Module, trial: Trial) -> Matched | None:
+        """Scores of the test whose false alarms are counted."""
+        return matched_margins(model, trial)
 
 
 def _request_sizes(matched: Matched) -> Int64[np.ndarray, " classes"]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from unlearn_plugin.primary import primary
 from unlearn_plugin.report.report import rounded
 from unlearn_plugin.report.wording import estimate, headline, number, percent, points
 
@@ -36,7 +37,7 @@ def render_card(report: Mapping[str, Any]) -> str:
         *([_listed(reasons)] if reasons else []),
         verdict.caution,
         "## Measurements",
-        _table(report["measurements"]),
+        _table(report["measurements"], primary(report)),
         "Values with their 95 % interval; `report.html` shows them all, `report.json` holds them.",
         *_loading(report),
         "## Where it comes from",
@@ -48,7 +49,7 @@ def render_card(report: Mapping[str, Any]) -> str:
 
 
 def _metadata(report: Mapping[str, Any]) -> ModelCardData:
-    results = _results(report["measurements"])
+    results = _results(report["measurements"], primary(report))
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
@@ -58,11 +59,11 @@ def _metadata(report: Mapping[str, Any]) -> ModelCardData:
     )
 
 
-def _results(measurements: Mapping[str, Any]) -> list[EvalResult]:
+def _results(measurements: Mapping[str, Any], test: str) -> list[EvalResult]:
     """What was measured on the new model; the data sets are named by their role, since they are the user's own."""
     wanted = (
         ("utility", "accuracy", "Accuracy on unseen images", "unseen", "Held-out images, never trained on"),
-        ("membership", "roc_auc", "Membership AUC (0.5 is best)", "requested", "Requested images against unseen ones"),
+        (test, "roc_auc", "Membership AUC (0.5 is best)", "requested", "Requested images against unseen ones"),
     )
     found = []
     for metric, kind, name, dataset, dataset_name in wanted:
@@ -81,8 +82,8 @@ def _results(measurements: Mapping[str, Any]) -> list[EvalResult]:
     return found
 
 
-def _table(measurements: Mapping[str, Any]) -> str:
-    membership, utility, change = (measurements.get(name, {}) for name in ("membership", "utility", "change"))
+def _table(measurements: Mapping[str, Any], test: str) -> str:
+    membership, utility, change = (measurements.get(name, {}) for name in (test, "utility", "change"))
     drop = {who: ((utility.get(who) or {}).get("details") or {}).get("drop") for who in _MODELS}
     rows = [
         ("Membership AUC (0.5: cannot be told from unseen)", [estimate(membership.get(who)) for who in _MODELS]),

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from unlearn_plugin.primary import primary
 from unlearn_plugin.report.plots import draw
 from unlearn_plugin.report.report import rounded
 from unlearn_plugin.report.wording import NOT_MEASURED, Writer, headline, interval, number, percent, plain, points
@@ -15,9 +16,21 @@ from unlearn_plugin.report.wording import NOT_MEASURED, Writer, headline, interv
 __all__ = ["render_html"]
 
 _MODELS = {"before": "Before", "after": "After", "reference": "Reference"}
-_FIRST = ("membership", "utility", "null_control", "alignment", "linear_probe", "change")  # others follow by name
+_FIRST = (
+    "calibrated_membership", "membership", "utility", "calibrated_null_control", "null_control", "completeness",
+    "three_way", "alignment", "linear_probe", "change",
+)  # others follow by name  # fmt: skip
 _ELSEWHERE = {"histogram", "roc", "map", "per_class", "per_layer"}  # in pictures, and in tables of their own
-_REPEATED = {"utility controls", "change relative_norm", "null_control low", "null_control high"}  # the value itself
+_REPEATED = {
+    f"{metric} {part}"
+    for metric, parts in (
+        ("utility", ["controls"]),
+        ("change", ["relative_norm"]),
+        ("null_control", ["low", "high"]),
+        ("calibrated_null_control", ["low", "high"]),
+    )
+    for part in parts
+}  # the value itself
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LABELS = {
     "lower95": "One-sided 95 % lower bound",
@@ -39,6 +52,8 @@ _LABELS = {
     "request_size": "Images in a pseudo-request",
     "false_alarms": "False alarms among them",
     "dimensions": "Directions kept",
+    "n_requested": "Requested images in all",
+    "tenth_percentile": "Gone at least, for nine in ten of them",
     "of": "Directions in all",
     "energy": "Share of the retained data they hold",
     "auc": "Membership under a fresh head",
@@ -52,9 +67,15 @@ _LABELS = {
 _WRITERS: dict[str, Writer] = {
     **dict.fromkeys(("utility", "utility retain", "utility forget", "utility forgotten_classes"), percent),
     **dict.fromkeys(("utility drop", "utility worst_class_drop"), points),
-    **dict.fromkeys(("membership tpr 0.01", "membership tpr 0.01 fpr_high"), percent),
-    **dict.fromkeys(("membership tpr 0.001", "membership tpr 0.001 fpr_high"), percent),
-    **dict.fromkeys(("null_control", "alignment energy", "linear_probe separability"), percent),
+    **{
+        f"{test} tpr {rate}": percent
+        for test in ("membership", "calibrated_membership")
+        for rate in ("0.01", "0.01 fpr_high", "0.001", "0.001 fpr_high")
+    },
+    **dict.fromkeys(
+        ("null_control", "calibrated_null_control", "completeness", "completeness tenth_percentile"), percent
+    ),
+    **dict.fromkeys(("alignment energy", "linear_probe separability"), percent),
     **dict.fromkeys(("feature_space", "change", "change head_share", "change agreement"), percent),
     **dict.fromkeys(("utility per_class", "change per_layer"), percent),
 }
@@ -70,6 +91,7 @@ _DATA = {
     "n_retain": "To be kept",
     "n_tuning": "Unseen images the method may use",
     "n_verdict": "Unseen images for the verdict alone",
+    "controls": "Where the unseen images come from",
     "n_copies": "Kept images that are exact copies of one to be forgotten",
 }
 _GUARD = {"finite": "All values finite", "changed": "Changed at all", "collapsed": "Collapsed to few classes"}
@@ -143,7 +165,10 @@ def render_html(report: Mapping[str, Any]) -> str:
         tone=tone,
         reasons=[reason for reason in overall["reasons"] if reason not in overall["statement"]],
         weights=_weights(report, tone),
-        cards=[_membership_card(measured, models, overall["margin"]), _utility_card(measured, models)],
+        cards=[
+            _membership_card(measured.get(primary(report), {}), models, overall["margin"]),
+            _utility_card(measured, models),
+        ],
         change=(measured.get("change", {}).get("after") or {}).get("details", {}),
         pictures=[(picture, Markup(picture.svg)) for picture in draw(measured)],  # noqa: S704  # our own drawing
         models=models,
@@ -168,11 +193,11 @@ def _rank(metric: str) -> tuple[int, str]:
     return (_FIRST.index(metric) if metric in _FIRST else len(_FIRST), metric)
 
 
-def _membership_card(measured: Mapping[str, Any], models: Mapping[str, str], margin: int | float | None) -> _Card:
+def _membership_card(test: Mapping[str, Any], models: Mapping[str, str], margin: int | float | None) -> _Card:
     limit = "" if margin is None else f" Values above {number(0.5 + margin, 2)} after unlearning had to be ruled out."
     return _Card(
         title="Can the model tell the requested images from unseen ones?",
-        marks=_marks(measured.get("membership", {}), models, lambda value: number(value, 2)),
+        marks=_marks(test, models, lambda value: number(value, 2)),
         guessing=True,
         meaning=f"Area under the ROC curve. 0.5: no better than guessing. 1: always.{limit}",
     )

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from tests.plugin.trials import HeadOnly, make_trial, with_margins
+from unlearn_plugin.registry import metrics
 
 
 class Counting(HeadOnly):
@@ -51,3 +52,19 @@ def test_a_model_that_nobody_else_holds_keeps_its_outputs() -> None:
         model = HeadOnly(2, 2, weight=torch.eye(2) * scale)
         assert trial.outputs(model, "forget").logits.max().item() == 2 * scale
         del model
+
+
+def test_references_are_given_by_split_and_only_where_there_are_any() -> None:
+    model = Counting()
+    trial = trial_of(model, references={"forget": torch.tensor([1.0, float("nan")])})
+    assert trial.out_of_sample("forget")[0] == 1.0
+    assert trial.out_of_sample("controls") is None
+    assert model.passes == 0
+
+
+def test_a_metric_needs_nothing_but_the_model_unless_it_says_so() -> None:
+    tiers = {name: metrics().get(name).tier for name in metrics().names()}
+    assert {name for name, tier in tiers.items() if tier == "B"} == {
+        "calibrated_membership", "calibrated_null_control", "completeness", "three_way"
+    }  # fmt: skip
+    assert set(tiers.values()) == {"A", "B"}
