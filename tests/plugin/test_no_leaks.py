@@ -111,9 +111,7 @@ def test_a_method_that_tells_samples_in_its_facts_is_caught(
     monkeypatch.setattr(Finetune, "unlearn", tell)
     outcome = run(Job(**{**case.job.as_dict(), "out": str(tmp_path / "out")}))
     found = leaks(files_of(outcome.folder), case.secrets)
-    assert any(leak.startswith("report.json: the word 'qz-patient") for leak in found) or any(
-        "report.json: the word" in leak for leak in found
-    )
+    assert any(leak.startswith("report.json: the word") for leak in found)
     assert any(leak.startswith("report.json: the score") for leak in found)
     assert any(leak.startswith("report.html") for leak in found)
 
