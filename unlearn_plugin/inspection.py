@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unlearn_hooks.capture import find_head
+from unlearn_hooks.controls import recorded_holdout
 from unlearn_hooks.errors import UnlearnError
+from unlearn_hooks.references import incomplete_pairs, recorded_references
 from unlearn_hooks.schedule import recorded_schedule
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_hooks.updates import recorded_updates
@@ -61,9 +63,24 @@ def _record(record: TrainingRecord) -> Iterator[tuple[str, str]]:
         "sample ids",
         "known in every recorded update" if not unknown else f"unknown in {unknown} recorded updates",
     )
+    yield from _kept_for_judge(record)
     yield "parameters", str(len(record.manifest["parameters"]))
     yield "bytes", f"{bytes_on_disk:,}"
     yield "digest", record.digest()
+
+
+def _kept_for_judge(record: TrainingRecord) -> Iterator[tuple[str, str]]:
+    sealed = recorded_holdout(record)
+    if sealed is None:
+        yield "holdout", "none was set apart"
+    else:
+        kept = "training saw some of it, so it is no control" if sealed.trained_on else "sealed before training"
+        yield "holdout", f"{len(sealed.tuning)} + {len(sealed.verdict)} samples, {kept}"
+    for purpose in ("judge", "method"):
+        found = recorded_references(record, purpose)
+        yield f"references, {purpose}", f"{len(found.models) // 2} pairs of models" if found else "none"
+    if incomplete := incomplete_pairs(record):
+        yield "half a pair only", ", ".join(map(str, incomplete))
 
 
 def _output(folder: Path) -> Iterator[tuple[str, str]]:

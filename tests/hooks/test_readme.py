@@ -16,7 +16,7 @@ def test_the_examples_run_and_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     for example in EXAMPLES:
         exec(example, {})
-    for run, steps in (("a", 24), ("c", 18), ("d", 4)):
+    for run, steps in (("a", 24), ("c", 18), ("d", 4), ("e", 26)):
         record = TrainingRecord.open(f"runs/{run}/record")
         assert record.complete
         assert record.recipe["steps"] == steps

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugin.reference_world import ReferenceWorld
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.demo import Scene
 from unlearn_plugin.inspection import describe
@@ -17,6 +18,13 @@ def test_a_record_tells_steps_samples_and_what_is_known(scene: Scene) -> None:
     assert told["steps"] == "330 of SGD"
     assert told["finished"] == "yes"
     assert told["sample ids"] == "known in every recorded update"
+
+
+def test_a_record_tells_what_it_keeps_for_the_judge(scene: Scene, references: ReferenceWorld) -> None:
+    told = dict(describe(str(references.record.folder)))
+    assert told["holdout"] == "350 + 350 samples, sealed before training"
+    assert (told["references, judge"], told["references, method"]) == ("1 pairs of models", "none")
+    assert dict(describe(str(scene.record)))["holdout"] == "none was set apart"
 
 
 def test_a_checkpoint_tells_its_head_and_size(scene: Scene) -> None:
