@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from unlearn_plugin.cli.apply import apply
+from unlearn_plugin.cli.audit import audit
 from unlearn_plugin.cli.demo import demo
 from unlearn_plugin.cli.inspect import inspect
 from unlearn_plugin.cli.keygen import keygen
@@ -46,5 +47,5 @@ def main() -> None:
     """  # noqa: D301  # click knows \b as a character
 
 
-for command in (demo, apply, verify, sign, keygen, push, inspect, methods):
+for command in (demo, apply, verify, audit, sign, keygen, push, inspect, methods):
     main.add_command(command)

@@ -65,7 +65,7 @@ def test_the_bound_is_that_of_the_counted_models() -> None:
 
 
 def test_the_bound_is_rarely_above_zero_where_nothing_differs() -> None:
-    found = bounded_epsilon(margins(13, 64, 2000), margins(14, 64, 2000))
+    found = bounded_epsilon(margins(13, 64, 600), margins(14, 64, 600))
     assert (found > 0).mean() < 0.05
 
 

@@ -1,0 +1,102 @@
+"""The full audit on real folders: models that know the request, models that never saw it, and their spread."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from timm.models import save_for_hf
+from torch import nn
+
+from tests.plugin.conftest import job_for
+from unlearn_hooks.errors import UnlearnError
+from unlearn_plugin.audit.full import FEWEST, audit
+from unlearn_plugin.checkpoint import Checkpoint
+from unlearn_plugin.cli import main
+from unlearn_plugin.demo import Scene
+from unlearn_plugin.pipeline import Outcome, run
+
+
+def relatives(model: nn.Module, folder: Path, count: int, seed: int) -> list[str]:
+    """Checkpoints around a model: its weights, each changed by three hundredths of its tensor's spread."""
+    generator = torch.Generator().manual_seed(seed)
+    names = []
+    for number in range(count):
+        relative = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in relative.parameters():
+                spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
+                parameter += 0.03 * spread * torch.randn(parameter.shape, generator=generator)
+        save_for_hf(relative, folder / str(number), model_args={"in_chans": 1}, safe_serialization=True)
+        names.append(str(folder / str(number)))
+    return names
+
+
+@pytest.fixture(scope="module")
+def original(scene: Scene) -> nn.Module:
+    return Checkpoint.load(f"local-dir:{scene.model}").model
+
+
+@pytest.fixture(scope="module")
+def retrained(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("retrained")
+    run(job_for(scene, folder / "out", method="retrain", options={"epochs": "12"}))
+    return relatives(Checkpoint.load(f"local-dir:{folder / 'out'}").model, folder, FEWEST, 1)
+
+
+@pytest.fixture(scope="module")
+def audited(finetuned: Outcome, retrained: list[str], original: nn.Module, tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+    knowing = relatives(original, tmp_path_factory.mktemp("knowing"), FEWEST, 2)
+    return audit(finetuned.folder, retrained, knowing)
+
+
+def test_models_that_know_the_request_are_told_from_models_that_never_saw_it(audited) -> None:  # noqa: ANN001
+    forget = audited["games"]["forget"]
+    assert forget["auc"] > 0.9
+    assert forget["energy"]["p_value"] == pytest.approx(1 / 1000)
+    assert forget["excess_klom"] is None, "too few models"
+    assert audited["games"]["controls"]["auc"] < forget["auc"]
+    assert 0 <= forget["epsilon"]["largest_for_sure"] <= forget["epsilon"]["ceiling"] + 1e-9
+
+
+def test_the_place_of_a_short_finetune_is_outside_what_retrained_models_do(audited) -> None:  # noqa: ANN001
+    places = audited["equivalence"]
+    assert not places["accuracy_forget"]["inside"]
+    assert places["accuracy_forget"]["value"] > places["accuracy_forget"]["mean"]
+    assert places["membership"]["value"] > places["membership"]["high"]
+    assert places["relearning_steps"]["value"] < places["relearning_steps"]["mean"]
+    assert set(places) == {
+        "accuracy_forget", "accuracy_retain", "accuracy_controls", "membership", "relearning_steps", "agreement",
+        "feature_alignment",
+    }  # fmt: skip
+
+
+def test_the_audit_is_plain_and_names_no_sample_and_no_path(audited, scene: Scene) -> None:  # noqa: ANN001
+    text = json.dumps(audited)
+    assert "digit-" not in text
+    assert str(scene.data) not in text
+    assert audited["schema"] == "urn:unlearn-plugin:audit:1"
+    assert audited["models"] == {"retrained": FEWEST, "unlearned": FEWEST}
+
+
+def test_two_retrained_models_are_too_few(finetuned: Outcome, retrained: list[str]) -> None:
+    with pytest.raises(UnlearnError, match="2 retrained models say nothing .* give 3 or more"):
+        audit(finetuned.folder, retrained[:2])
+
+
+def test_the_model_itself_is_no_reference(finetuned: Outcome, retrained: list[str]) -> None:
+    with pytest.raises(UnlearnError, match="is the model after itself"):
+        audit(finetuned.folder, [*retrained[:2], str(finetuned.folder)])
+
+
+def test_the_command_says_what_is_outside_and_that_no_game_was_played(
+    finetuned: Outcome, retrained: list[str], tmp_path: Path
+) -> None:
+    words = ["audit", str(finetuned.folder), "--write", str(tmp_path / "audit.json")]
+    found = CliRunner().invoke(main, words + [word for name in retrained[:3] for word in ("--retrained", name)])
+    assert found.exit_code == 0, found.output
+    assert "OUTSIDE" in found.output
+    assert "No game was played" in found.output
+    assert json.loads((tmp_path / "audit.json").read_text())["games"] is None
