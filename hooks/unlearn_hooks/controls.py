@@ -127,7 +127,14 @@ class Half(Subset[Any]):
         return _all_root_rows(self)
 
 
-def holdout(dataset: Any, n: int, seed: int, *, labels: Sequence[int] | Tensor | None = None) -> Holdout:  # noqa: ANN401
+def holdout(
+    dataset: Any,  # noqa: ANN401  # any map-style data set
+    n: int,
+    seed: int,
+    *,
+    labels: Sequence[int] | Tensor | None = None,
+    subjects: Sequence[Any] | None = None,
+) -> Holdout:
     """Draw n samples at random that training will not see, and halve them; every class gives its share.
 
     Training reads ``.train``; ``record(..., holdout=...)`` seals the draw and checks that training keeps to it.
@@ -137,6 +144,8 @@ def holdout(dataset: Any, n: int, seed: int, *, labels: Sequence[int] | Tensor |
         n: Samples to hold out; 1,000 or more let the judge speak about low false-positive rates.
         seed: Where the draw comes from; the same seed gives the same rows.
         labels: Class of each sample of `dataset`, where the data set does not tell without loading images.
+        subjects: Data subject of each sample. All samples of one stay together, and about n are held out: pictures
+            of somebody whose other pictures were trained on are no pictures that training never saw.
 
     Returns:
         The three parts, as subsets of `dataset`.
@@ -144,19 +153,23 @@ def holdout(dataset: Any, n: int, seed: int, *, labels: Sequence[int] | Tensor |
     Raises:
         UnlearnError: If n leaves nothing on either side, or the classes are unknown.
     """
-    count = len(dataset)
-    if not 2 <= n < count:
-        raise UnlearnError(f"A holdout of {n} out of {count} samples is not possible; take 2 to {count - 1}.")
-    generator = np.random.default_rng([seed, 0])
-    order = _by_class(_labels(dataset, labels), generator)
+    if not 2 <= n < len(dataset):
+        raise UnlearnError(
+            f"A holdout of {n} out of {len(dataset)} samples is not possible; take 2 to {len(dataset) - 1}."
+        )
+    generator, units = np.random.default_rng([seed, 0]), _Units.of(dataset, labels, subjects)
+    count = len(units.labels)
+    wanted = min(max(2, round(n * count / len(dataset))), count - 1)
+    if wanted < 2:
+        raise UnlearnError(f"{count} data subjects cannot be parted in three; a holdout takes at least 3.")
+    order = _by_class(units.labels, generator)
     # Evenly spaced places in an order sorted by class, from a random start: every class gives its share.
-    places = np.floor((np.arange(n) + generator.random()) * (count / n)).astype(np.int64)
+    places = np.floor((np.arange(wanted) + generator.random()) * (count / wanted)).astype(np.int64)
     drawn = order[places]
     tuning, verdict = _halved(drawn, generator)
     train = np.setdiff1d(np.arange(count), drawn)
-    return Holdout(
-        Subset(dataset, train.tolist()), Subset(dataset, tuning.tolist()), Subset(dataset, verdict.tolist()), seed
-    )
+    kept, first, second = (Subset(dataset, units.positions(part)) for part in (train, tuning, verdict))
+    return Holdout(kept, first, second, seed)
 
 
 def halves(
@@ -165,6 +178,7 @@ def halves(
     seed: int,
     *,
     labels: Sequence[int] | Tensor | None = None,
+    subjects: Sequence[Any] | None = None,
 ) -> tuple[Half, Half]:
     """Split training data into two complementary random halves; every class is halved.
 
@@ -175,6 +189,8 @@ def halves(
         pair: Number of the pair, counted from 0; every pair is another split.
         seed: Where the splits come from.
         labels: Class of each sample of `dataset`, where the data set does not tell without loading images.
+        subjects: Data subject of each sample. All samples of one fall into the same half: a model that knows somebody
+            from other pictures is no reference for what a model would say that never saw them.
 
     Returns:
         The two halves; every sample is in exactly one.
@@ -184,12 +200,42 @@ def halves(
     """
     if pair < 0:
         raise UnlearnError(f"There is no pair {pair}; pairs are numbered from 0.")
-    generator = np.random.default_rng([seed, 1, pair])
-    first, second = _halved(_by_class(_labels(dataset, labels), generator), generator)
+    generator, units = np.random.default_rng([seed, 1, pair]), _Units.of(dataset, labels, subjects)
+    first, second = _halved(_by_class(units.labels, generator), generator)
     return (
-        Half(dataset, first.tolist(), pair=pair, side=0, seed=seed),
-        Half(dataset, second.tolist(), pair=pair, side=1, seed=seed),
+        Half(dataset, units.positions(first), pair=pair, side=0, seed=seed),
+        Half(dataset, units.positions(second), pair=pair, side=1, seed=seed),
     )
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What is drawn as a whole: samples, or all the samples of one data subject."""
+
+    owner: Int64[np.ndarray, " n"]  # unit of each sample
+    labels: Int64[np.ndarray, " units"]  # class of each unit: that of its first sample
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Any,
+        labels: Sequence[int] | Tensor | None,
+        subjects: Sequence[Any] | None,  # noqa: ANN401
+    ) -> "_Units":
+        known = _labels(dataset, labels)
+        if subjects is None:
+            return cls(np.arange(len(known)), known.astype(np.int64))
+        if len(subjects) != len(known):
+            raise UnlearnError(f"There are {len(subjects)} subjects for {len(known)} samples; give one for each.")
+        _, first, owner = np.unique(np.asarray(subjects), return_index=True, return_inverse=True)
+        return cls(owner.astype(np.int64), known[first].astype(np.int64))
+
+    def positions(self, chosen: Int64[np.ndarray, " k"]) -> list[int]:
+        """Samples of some units, in order."""
+        mask = np.zeros(len(self.labels), dtype=bool)
+        mask[chosen] = True
+        found: list[int] = np.flatnonzero(mask[self.owner]).tolist()
+        return found
 
 
 def _labels(dataset: Any, labels: Sequence[int] | Tensor | None) -> Int64[np.ndarray, " n"]:  # noqa: ANN401

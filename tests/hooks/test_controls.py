@@ -72,6 +72,35 @@ def test_two_halves_hold_every_row_exactly_once_and_split_every_class(labels: li
     assert [(half.pair, half.side, half.seed) for half in (first, second)] == [(pair, 0, seed), (pair, 1, seed)]
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=12, max_size=80), st.integers(0, 99))
+def test_all_samples_of_a_subject_stay_together(subjects: list[int], seed: int) -> None:
+    people = len(set(subjects))
+    labels = [person % 3 for person in subjects]
+    first, second = halves(range(len(subjects)), 0, seed, labels=labels, subjects=subjects)
+    parts = [[first.indices, second.indices]]
+    if people > 2:
+        held = holdout(range(len(subjects)), 4, seed, labels=labels, subjects=[f"p{person}" for person in subjects])
+        parts.append([held.train.indices, held.tuning.indices, held.verdict.indices])
+    for split in parts:
+        assert sorted(row for part in split for row in part) == list(range(len(subjects)))
+        owners = [{subjects[row] for row in part} for part in split]
+        assert sum(map(len, owners)) == people, "nobody is in two parts"
+        assert people < len(split) or all(owners)
+
+
+def test_subjects_come_one_for_each_sample_and_there_are_enough() -> None:
+    with pytest.raises(UnlearnError, match="2 subjects for 120 samples"):
+        halves(DATA, 0, 0, subjects=["a", "b"])
+    with pytest.raises(UnlearnError, match="2 data subjects cannot be parted"):
+        holdout(DATA, 30, 0, subjects=["a", "b"] * 60)
+
+
+def test_a_subject_for_each_sample_is_no_subject() -> None:
+    alone = [f"{row:03}" for row in range(N)]
+    assert holdout(DATA, 30, 1, subjects=alone).tuning.indices == holdout(DATA, 30, 1).tuning.indices
+
+
 def test_each_row_is_held_out_as_often_as_any_other() -> None:
     drawn = torch.zeros(N)
     for seed in range(300):

@@ -36,7 +36,7 @@ _SPLITS: tuple[Split, ...] = ("forget", "retain", "controls")
 _LOOKED_AT = 1000  # samples of each split, at most
 
 
-Margins = Mapping[Split, Float32[Tensor, " n"]]
+Margins = Mapping[Split, Float32[Tensor, " _"]]  # as many samples as each split has
 
 
 @dataclass(frozen=True)
