@@ -17,7 +17,7 @@ _SOON = 0.95  # of the accuracy on F before unlearning
 
 
 def relearning_steps(
-    model: nn.Module, forget: Samples, accuracy: float, accelerator: Accelerator, *, seed: int, rate: float = 0.02
+    model: nn.Module, forget: Samples, accuracy: float, accelerator: Accelerator, *, seed: int, rate: float = 0.05
 ) -> int:
     """Count the steps of SGD on F after which a copy of a model is as good on F as the original was.
 

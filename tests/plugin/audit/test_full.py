@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.plugin.conftest import job_for
 from unlearn_hooks.errors import UnlearnError
-from unlearn_plugin.audit.full import FEWEST, audit
+from unlearn_plugin.audit.full import FEWEST, _games, audit
 from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.demo import Scene
 from unlearn_plugin.pipeline import Outcome, run
@@ -40,7 +40,7 @@ def original(scene: Scene) -> nn.Module:
 @pytest.fixture(scope="module")
 def retrained(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("retrained")
-    run(job_for(scene, folder / "out", method="retrain", options={"epochs": "12"}))
+    run(job_for(scene, folder / "out", method="retrain", options={"epochs": "8"}))
     return relatives(Checkpoint.load(f"local-dir:{folder / 'out'}").model, folder, FEWEST, 1)
 
 
@@ -86,8 +86,9 @@ def test_two_retrained_models_are_too_few(finetuned: Outcome, retrained: list[st
 
 def test_the_model_itself_is_no_reference(finetuned: Outcome, retrained: list[str]) -> None:
     with pytest.raises(UnlearnError, match="is the model after itself"):
-        audit(finetuned.folder, [*retrained[:2], str(finetuned.folder)])
+        audit(finetuned.folder, [str(finetuned.folder), *retrained[:2]])
 
 
-def test_two_retrained_models_make_no_game(finetuned: Outcome, retrained: list[str]) -> None:
-    assert audit(finetuned.folder, retrained[:3])["games"] is None
+def test_fewer_than_eight_of_each_kind_make_no_game() -> None:
+    margins = {split: torch.zeros(3) for split in ("forget", "retain", "controls")}
+    assert _games([margins] * (FEWEST - 1), [margins] * FEWEST, 0) is None
