@@ -18,6 +18,7 @@ from torch import nn
 
 from unlearn_hooks.references import without_judge
 from unlearn_hooks.training_record import TrainingRecord
+from unlearn_plugin.annex import make_annex, write_annex
 from unlearn_plugin.data import Samples
 from unlearn_plugin.environment import write_environment
 from unlearn_plugin.evidence import private_folder, write_commitment_key, write_digests
@@ -94,7 +95,8 @@ def run(job: Job, *, progress: Progress | None = None, signer: Signer | None = N
     report = rounded(report)  # the verdict must follow from the numbers as they are written
     verdict = decide(report)
     report["overall"] = rounded({**asdict(verdict), "process": "COMPLETE", "erasure": "PENDING"})
-    folder = _write(prepared, report, after, key, signer)
+    annex = make_annex(trial, {"before": trial.original, "after": after, "reference": trial.reference})
+    folder = _write(prepared, report, after, key, annex, signer)
     return Outcome(folder=folder, report=report, verdict=verdict)
 
 
@@ -246,7 +248,12 @@ def _record_facts(record: TrainingRecord) -> dict[str, Any]:
 
 
 def _write(
-    prepared: Prepared, report: dict[str, Any], after: nn.Module | None, key: bytes, signer: Signer | None
+    prepared: Prepared,
+    report: dict[str, Any],
+    after: nn.Module | None,
+    key: bytes,
+    annex: Mapping[str, Any],
+    signer: Signer | None,
 ) -> Path:
     out = Path(prepared.job.out)
     partial = out.with_name(out.name + ".partial")
@@ -263,7 +270,7 @@ def _write(
         write_digests(partial)
         if signer is not None:
             signer.sign(partial)
-        _write_private(_resolved(prepared), key)
+        _write_private(_resolved(prepared), key, annex)
         if out.exists():
             out.rmdir()  # prepare() saw that it is empty
         os.replace(partial, out)
@@ -272,11 +279,12 @@ def _write(
     return out
 
 
-def _write_private(job: Job, key: bytes) -> None:
+def _write_private(job: Job, key: bytes, annex: Mapping[str, Any]) -> None:
     folder = private_folder(Path(job.out))
     folder.mkdir(mode=0o700, exist_ok=True)
     write_job_file(job, folder / JOB_FILE)
     write_commitment_key(key, folder)
+    write_annex(annex, folder)
 
 
 def _resolved(prepared: Prepared) -> Job:

@@ -171,6 +171,7 @@ class Auc:
         upper95: One-sided 95 % upper bound.
         n_forget: Forget samples compared.
         n_controls: Controls compared with.
+        p_value: One-sided, of "at most 0.5"; below 0.025 exactly where `low` is above 0.5.
     """
 
     value: float
@@ -180,6 +181,7 @@ class Auc:
     upper95: float
     n_forget: int
     n_controls: int
+    p_value: float
 
 
 def stratified_auc(matched: Matched, subjects: Int64[np.ndarray, " f"] | None = None) -> Auc:
@@ -216,10 +218,13 @@ def stratified_auc(matched: Matched, subjects: Int64[np.ndarray, " f"] | None = 
         variance = _delong_variance(matched, beaten, units)
     if variance > 0 and 0 < value < 1:
         low, high, lower95, upper95 = (_logit_bound(value, variance, z) for z in _quantiles())
+        above = math.log(value / (1 - value)) * value * (1 - value) / math.sqrt(variance)
     else:
         weights = _null_weights(matched, independent / len(beaten))
         low, high, lower95, upper95 = (_score_bound(value, weights, z) for z in _quantiles())
-    return Auc(value, low, high, lower95, upper95, n_forget=len(beaten), n_controls=len(matched.controls))
+        above = (value - 0.5) / math.sqrt(_variance_at(0.5, weights))
+    n_forget, n_controls = len(beaten), len(matched.controls)
+    return Auc(value, low, high, lower95, upper95, n_forget, n_controls, p_value=float(norm.sf(above)))
 
 
 def _quantiles() -> tuple[float, float, float, float]:

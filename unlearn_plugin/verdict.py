@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearn_plugin.primary import margin, measured, null_control, part, primary, result, tail, tier
+from unlearn_plugin.probes import found_by_probes
 from unlearn_plugin.statements import further_limits, grounds, remarks, statement
 from unlearn_plugin.statistics import samples_needed
 
@@ -69,7 +70,8 @@ def decide(report: Mapping[str, Any]) -> Verdict:
     4. membership or utility was not measured: INCONCLUSIVE
     5. the one-sided 95 % lower bound of the AUC before is at most 0.5: INCONCLUSIVE (the test is blind here)
     6. the false-alarm rate is shown to exceed 5 %: INCONCLUSIVE (the test is invalid here)
-    7. the one-sided 97.5 % lower bound of the AUC after, or under the linear probe, is above 0.5: RESIDUAL_DETECTED
+    7. the one-sided 97.5 % lower bound of the AUC after is above 0.5, or one of the probes (see
+       `unlearn_plugin.probes`), which share 2.5 % by Holm's procedure, finds something: RESIDUAL_DETECTED
     8. no false-alarm rate could be had, or under 90 % of the request was tested: INCONCLUSIVE
     9. the one-sided 95 % upper bound of the AUC after is above 0.5 + d: INCONCLUSIVE (too few data), with
        d = min(0.10, half of (lower bound before - 0.5))
@@ -177,19 +179,13 @@ def _test_invalid(report: Mapping[str, Any]) -> list[str]:
 
 
 def _residual(report: Mapping[str, Any]) -> list[str]:
-    reasons = []
-    after, probe = result(report, "after"), part(report, "linear_probe", "after", "auc")
+    after, reasons = result(report, "after"), []
     if after["details"]["lower975"] > 0.5:
         reasons.append(
             f"After unlearning the requested data are still told apart from unseen data (AUC {after['value']:.3f}, "
             f"95 % interval {after['low']:.3f} to {after['high']:.3f})."
         )
-    if probe and probe["low"] > 0.5:
-        reasons.append(
-            f"A fresh linear head on the model's features still tells the requested data apart (AUC "
-            f"{probe['value']:.3f}, 95 % interval {probe['low']:.3f} to {probe['high']:.3f})."
-        )
-    return reasons
+    return [*reasons, *found_by_probes(report)]
 
 
 def _unchecked(report: Mapping[str, Any]) -> list[str]:

@@ -68,6 +68,17 @@ def test_the_private_folder_is_for_its_owner_only(finetuned: Outcome) -> None:
     assert stat.S_IMODE((folder / "commitment.json").stat().st_mode) == 0o600
 
 
+def test_what_is_known_of_single_samples_lies_in_the_private_folder_alone(scene: Scene, finetuned: Outcome) -> None:
+    path = private_folder(finetuned.folder) / "annex.json"
+    samples = json.loads(path.read_text())["samples"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sorted(sample["id"] for sample in samples) == sorted(scene.forget.read_text().split()[1:])
+    assert all(0 < sample[who]["p"] <= 1 for sample in samples for who in ("before", "after"))
+    told = finetuned.report["measurements"]["conformal"]
+    for who in ("before", "after"):
+        assert told[who]["details"]["found"] == sum(sample[who]["found"] for sample in samples)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(scene: Scene, tmp_path: Path) -> None:
     digests = []
     for number, seed in enumerate((0, 0, 1)):

@@ -20,7 +20,9 @@ from unlearn_plugin.metrics.base import Trial
 from unlearn_plugin.metrics.change import Change
 from unlearn_plugin.metrics.linear_probe import LinearProbe
 from unlearn_plugin.metrics.membership import Membership
+from unlearn_plugin.metrics.neighbours import Neighbours
 from unlearn_plugin.metrics.null_control import NullControl
+from unlearn_plugin.metrics.rounding import Rounding
 from unlearn_plugin.metrics.utility import Utility
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.verdict import Verdict, decide
@@ -72,8 +74,9 @@ def good_report() -> dict[str, Any]:
             },
             "null_control": {"before": None, "after": measured(0.03, 0.011, 0.064, 1000, runs=200, false_alarms=6)},
             "linear_probe": {
-                "after": measured(0.5, 0.45, 0.55, 200, auc={"value": 0.5, "low": 0.45, "high": 0.55, "n": 200})
+                "after": measured(0.5, 0.45, 0.55, 200, p_value=0.5)
             },
+            "neighbours": {"after": measured(0.5, 0.45, 0.55, 200, p_value=0.5)},
             "alignment": {"before": None, "after": None, "reference": None},
         },
     }  # fmt: skip
@@ -124,7 +127,8 @@ def test_the_margin_is_half_of_what_the_test_saw_before_and_at_most_a_tenth(lowe
 
 SHARE = {"value": 0.5, "low": 0.3, "high": 0.7, "n": 30}
 ALARMS = "measurements__null_control__after"
-PROBE = "measurements__linear_probe__after__details__auc"
+PROBE = "measurements__linear_probe__after__details__p_value"
+COPIES = "measurements__neighbours__after__details__p_value"
 
 
 def drop(value: float, high: float) -> dict[str, Any]:
@@ -158,7 +162,13 @@ TABLE = {
     ),
     "a residual": ({AFTER: membership(0.56, 0.512, 0.60)}, "RESIDUAL_DETECTED"),
     "a lower bound of exactly one half": ({AFTER: membership(0.55, 0.51, 0.59)}, "NO_RESIDUAL_DETECTED"),
-    "a residual behind the head": ({PROBE: {**SHARE, "low": 0.501}}, "RESIDUAL_DETECTED"),
+    "a residual behind the head": ({PROBE: 0.0124}, "RESIDUAL_DETECTED"),
+    "one probe at its part of the level": ({PROBE: 0.0125}, "NO_RESIDUAL_DETECTED"),
+    "a residual in changed copies": ({COPIES: 0.0124}, "RESIDUAL_DETECTED"),
+    "a probe that was not made leaves the other the whole level": ({PROBE: 0.0249, COPIES: None}, "RESIDUAL_DETECTED"),
+    "a residual in a probe of a test blind before": (
+        {BEFORE: membership(0.52, 0.50, 0.56), PROBE: 1e-9}, "INCONCLUSIVE"
+    ),
     "a residual without control check": ({ALARMS: None, AFTER: membership(0.6, 0.56, 0.64)}, "RESIDUAL_DETECTED"),
     "no probe": ({"measurements__linear_probe__after": None}, "NO_RESIDUAL_DETECTED"),
     "no control check": ({ALARMS: None}, "INCONCLUSIVE"),
@@ -390,7 +400,7 @@ def test_the_verdict_survives_the_way_through_json_and_leaves_the_report_alone()
 
 
 N_TRAIN, N_FORGET = 700, 150
-METRICS = (Utility, Membership, NullControl, Alignment, LinearProbe, Change)
+METRICS = (Utility, Membership, NullControl, Alignment, LinearProbe, Neighbours, Rounding, Change)
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,7 @@ from unlearn_plugin.evidence import private_folder, write_digests
 from unlearn_plugin.pipeline import Outcome
 from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html
+from unlearn_plugin.probes import PROBES
 from unlearn_plugin.report.report import read_report, rounded, write_report
 from unlearn_plugin.signing import PublicKey, Signer, generate_key
 from unlearn_plugin.verdict import decide
@@ -159,9 +160,11 @@ def test_a_forged_detail_that_turns_the_verdict_is_found_by_measuring_again(copy
     def flatter(report: dict[str, Any]) -> None:
         told = report["overall"]["status"]
         after = report["measurements"]["membership"]["after"]["details"]
-        probe = report["measurements"]["linear_probe"]["after"]["details"]["auc"]
-        for lower in (0.4, 0.6):  # whichever turns it
-            after["lower975"] = probe["low"] = lower
+        probes = [report["measurements"][name]["after"]["details"] for name in PROBES if name in report["measurements"]]
+        for lower, p_value in ((0.4, 0.5), (0.6, 1e-6)):  # whichever turns it
+            after["lower975"] = lower
+            for probe in probes:
+                probe["p_value"] = p_value
             report["overall"].update(rounded(asdict(decide(report))))
             if report["overall"]["status"] != told:
                 return

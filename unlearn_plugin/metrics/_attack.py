@@ -35,6 +35,7 @@ def attack(matched: Matched, trial: Trial, edges: Float[np.ndarray, " edges"]) -
         "lower95": auc.lower95,
         "upper95": auc.upper95,
         "lower975": auc.low,
+        "p_value": auc.p_value,
         "n_controls": auc.n_controls,
         "n_untested": len(matched.kept) - auc.n_forget,
         "tpr": {fpr: asdict(rate) if rate else None for fpr, rate in rates.items()},

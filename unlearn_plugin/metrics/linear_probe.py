@@ -6,28 +6,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64, Int64
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from unlearn_plugin.measurement import Measurement
+from unlearn_plugin.metrics._contest import compare, without_p_value
 from unlearn_plugin.metrics.base import Goal, Metric, Trial
 from unlearn_plugin.outputs import Outputs, margin
-from unlearn_plugin.statistics import match_classes, proportion, stratified_auc
+from unlearn_plugin.statistics import proportion
 
 __all__ = ["LinearProbe"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbe(Metric):
-    """The membership test once more, under a fresh head fitted on features of the retained data only.
+    """The membership test once more, under fresh heads fitted on features of the retained data only.
 
     Value, for requests of samples: the AUC of `membership`, with the margins of a logistic regression fitted on
     standardised features of R. A method that only bends the head cannot lower it, and a model that never saw F gives
-    0.5. The verdict uses its lower bound.
+    0.5. The verdict uses its ``p_value``. ``ridge`` and ``nearest_mean`` are the same AUC under a ridge regression on
+    the classes' indicators, and under the log-odds of a Gaussian around each class's mean with the unit covariance;
+    three heads on the same features are nearly one test, so these two are shown and decide nothing.
 
     Value, for requests of whole classes: R holds no such class, so there is nothing to compare; the value is the share
     of held-out images of the forgotten classes that a probe fitted on R *and* F recognises. A model that never saw the
@@ -62,50 +66,72 @@ class LinearProbe(Metric):
         """
         retain, forget = trial.outputs(model, "retain"), trial.outputs(model, "forget")
         controls = trial.outputs(model, "controls")
-        auc = self._auc(retain, forget, controls, trial)
+        heads = {name: self._auc(name, retain, forget, controls, trial) for name in _HEADS}
+        auc = heads.pop("auc")
         separable = self._separability(retain, forget, controls, trial)
         main = auc or separable
         if main is None:
             return Measurement.missing(
                 "The retained data have one class only, or no class of the request has controls."
             )
-        details = {"auc": auc, "separability": separable}
+        details = {
+            "auc": without_p_value(auc),
+            "p_value": auc and auc["p_value"],
+            **{name: without_p_value(one) for name, one in heads.items()},
+            "separability": separable,
+        }
         return Measurement(value=main["value"], low=main["low"], high=main["high"], n=main["n"], details=details)
 
-    def _auc(self, retain: Outputs, forget: Outputs, controls: Outputs, trial: Trial) -> dict[str, Any] | None:
-        probe = self._fit(retain, trial.seed)
+    def _auc(
+        self, head: str, retain: Outputs, forget: Outputs, controls: Outputs, trial: Trial
+    ) -> dict[str, Any] | None:
+        probe = self._fit(head, retain, trial.seed)
         if probe is None:
             return None
         known, control_known = _known(probe, forget), _known(probe, controls)
         if not known.any() or not control_known.any():
             return None
-        matched = match_classes(
+        return compare(
             _probe_margins(probe, forget, known), forget.labels.numpy()[known],
             _probe_margins(probe, controls, control_known), controls.labels.numpy()[control_known],
+            None if trial.subjects is None else trial.subjects.numpy()[known],
         )  # fmt: skip
-        if matched is None:
-            return None
-        subjects = None if trial.subjects is None else trial.subjects.numpy()[known][matched.kept]
-        found = stratified_auc(matched, subjects)
-        return {"value": found.value, "low": found.low, "high": found.high, "n": found.n_forget}
 
     def _separability(self, retain: Outputs, forget: Outputs, controls: Outputs, trial: Trial) -> dict[str, Any] | None:
         wanted = np.isin(controls.labels.numpy(), trial.forgotten_classes)
-        probe = self._fit(_joined(retain, forget), trial.seed) if wanted.any() else None
+        probe = self._fit("auc", _joined(retain, forget), trial.seed) if wanted.any() else None
         if probe is None:
             return None
         right = probe.predict(controls.features.numpy()[wanted]) == controls.labels.numpy()[wanted]
         return asdict(proportion(int(right.sum()), len(right)))
 
-    def _fit(self, outputs: Outputs, seed: int) -> Pipeline | None:
+    def _fit(self, head: str, outputs: Outputs, seed: int) -> Pipeline | None:
         features, labels = outputs.features.numpy(), outputs.labels.numpy()
         chosen = np.random.default_rng(seed).permutation(len(labels))[: self.samples]
         if len(np.unique(labels[chosen])) < 2:
             return None
-        probe = make_pipeline(StandardScaler(), LogisticRegression())
+        probe = make_pipeline(StandardScaler(), _HEADS[head]())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a probe short of its optimum is a probe all the same
             return probe.fit(features[chosen].astype(np.float64), labels[chosen])
+
+
+class _NearestMean(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A head that knows the classes' means alone."""
+
+    classes_: Int64[np.ndarray, " k"]
+
+    def fit(self, features: Float64[np.ndarray, "n d"], labels: Int64[np.ndarray, " n"]) -> "_NearestMean":
+        self.classes_ = np.unique(labels)
+        self._means = np.stack([features[labels == label].mean(0) for label in self.classes_])
+        return self
+
+    def decision_function(self, features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n k"]:
+        scores: Float64[np.ndarray, "n k"] = features @ self._means.T - (self._means**2).sum(1) / 2
+        return scores
+
+
+_HEADS = {"auc": LogisticRegression, "ridge": RidgeClassifier, "nearest_mean": _NearestMean}
 
 
 def _joined(first: Outputs, second: Outputs) -> Outputs:

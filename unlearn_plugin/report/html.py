@@ -11,15 +11,26 @@ from markupsafe import Markup
 from unlearn_plugin.primary import primary
 from unlearn_plugin.report.plots import draw
 from unlearn_plugin.report.report import rounded
-from unlearn_plugin.report.wording import NOT_MEASURED, Writer, headline, interval, number, percent, plain, points
+from unlearn_plugin.report.wording import (
+    LABELS,
+    NOT_MEASURED,
+    WRITERS,
+    Writer,
+    headline,
+    interval,
+    number,
+    percent,
+    plain,
+)
 
 __all__ = ["render_html"]
 
 _MODELS = {"before": "Before", "after": "After", "reference": "Reference"}
-_FIRST = (
+_FIRST = (  # others follow by name
     "calibrated_membership", "membership", "utility", "calibrated_null_control", "null_control", "completeness",
-    "three_way", "alignment", "linear_probe", "change",
-)  # others follow by name  # fmt: skip
+    "three_way", "linear_probe", "neighbours", "rounding", "relearning", "suppression", "tails", "conformal",
+    "alignment", "clusters", "change",
+)  # fmt: skip
 _ELSEWHERE = {"histogram", "roc", "map", "per_class", "per_layer"}  # in pictures, and in tables of their own
 _REPEATED = {
     f"{metric} {part}"
@@ -32,53 +43,6 @@ _REPEATED = {
     for part in parts
 }  # the value itself
 _DIGEST = re.compile("[0-9a-f]{64}")
-_LABELS = {
-    "lower95": "One-sided 95 % lower bound",
-    "upper95": "One-sided 95 % upper bound",
-    "lower975": "One-sided 97.5 % lower bound",
-    "n_controls": "Unseen images compared with",
-    "n_untested": "Requested images not tested",
-    "tpr 0.01": "Requested images found at 1 % false alarms",
-    "tpr 0.01 fpr_high": "Rate of false alarms there, at most",
-    "tpr 0.001": "Requested images found at 0.1 % false alarms",
-    "tpr 0.001 fpr_high": "Rate of false alarms there, at most",
-    "retain": "Retained training images",
-    "forget": "Requested images",
-    "forgotten_classes": "Unseen images of the forgotten classes",
-    "drop": "Change against the original",
-    "worst_class_drop class": "Class with the largest loss",
-    "worst_class_drop": "Its change against the original",
-    "runs": "Pseudo-requests tried",
-    "request_size": "Images in a pseudo-request",
-    "false_alarms": "False alarms among them",
-    "dimensions": "Directions kept",
-    "n_requested": "Requested images in all",
-    "tenth_percentile": "Gone at least, for nine in ten of them",
-    "of": "Directions in all",
-    "energy": "Share of the retained data they hold",
-    "auc": "Membership under a fresh head",
-    "separability": "Images of the forgotten classes recognised",
-    "head_share": "Share of the change in the last layer",
-    "tensors_changed": "Tensors changed",
-    "tensors": "Tensors in all",
-    "batchnorm_changed": "Batch normalisation changed",
-    "agreement": "Unseen images classified as before",
-}
-_WRITERS: dict[str, Writer] = {
-    **dict.fromkeys(("utility", "utility retain", "utility forget", "utility forgotten_classes"), percent),
-    **dict.fromkeys(("utility drop", "utility worst_class_drop"), points),
-    **{
-        f"{test} tpr {rate}": percent
-        for test in ("membership", "calibrated_membership")
-        for rate in ("0.01", "0.01 fpr_high", "0.001", "0.001 fpr_high")
-    },
-    **dict.fromkeys(
-        ("null_control", "calibrated_null_control", "completeness", "completeness tenth_percentile"), percent
-    ),
-    **dict.fromkeys(("alignment energy", "linear_probe separability"), percent),
-    **dict.fromkeys(("feature_space", "change", "change head_share", "change agreement"), percent),
-    **dict.fromkeys(("utility per_class", "change per_layer"), percent),
-}
 _GOALS = {
     "high": "Higher is better",
     "low": "Lower is better",
@@ -266,16 +230,16 @@ def _flatten(details: Mapping[str, Any], above: str = "") -> Iterator[tuple[str,
 
 
 def _label(key: str) -> str:
-    return _LABELS.get(key, key.replace("_", " ").capitalize())
+    return LABELS.get(key, key.replace("_", " ").capitalize())
 
 
 def _label_rank(key: str) -> tuple[int, str]:
-    labels = list(_LABELS)
-    return (labels.index(key) if key in _LABELS else len(labels), key)
+    labels = list(LABELS)
+    return (labels.index(key) if key in LABELS else len(labels), key)
 
 
 def _cell(value: Any, path: str) -> _Cell:
-    write = _WRITERS.get(path, number)
+    write = WRITERS.get(path, number)
     if isinstance(value, Mapping):
         ends = interval(value.get("low"), value.get("high"), write)
         count = f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{number(value['n'])}" if value.get("n") is not None else ""

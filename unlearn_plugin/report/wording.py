@@ -5,10 +5,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from unlearn_plugin.probes import PROBES
+
 __all__ = [
+    "LABELS",
     "NOT_MEASURED",
+    "WRITERS",
     "Headline",
     "Writer",
+    "chance",
     "estimate",
     "headline",
     "interval",
@@ -127,6 +132,11 @@ def points(value: int | float | None) -> str:
     return NOT_MEASURED if value is None else _signed(f"{100 * value:+.1f}") + _SPACE + "points"
 
 
+def chance(value: int | float | None) -> str:
+    """Write a p-value with three places, such as "0.034"; "below 0.001" where these would not show it."""
+    return "below 0.001" if value is not None and value < 0.001 else number(value)
+
+
 def interval(low: int | float | None, high: int | float | None, write: Writer = number) -> str:
     """Write the ends of a two-sided 95 % interval, such as "92.1 to 96.1 %"; empty if either is missing.
 
@@ -186,3 +196,88 @@ def _signed(text: str) -> str:
     if not digits.strip("0.,"):
         return digits  # no minus nought
     return text.replace("-", _MINUS)
+
+
+LABELS = {  # of the entries of a measurement's details, in the order of a table
+    "lower95": "One-sided 95 % lower bound",
+    "upper95": "One-sided 95 % upper bound",
+    "lower975": "One-sided 97.5 % lower bound",
+    "p_value": "Chance of such a value, or a larger one, if nothing is left (p-value)",
+    "n_controls": "Unseen images compared with",
+    "n_untested": "Requested images not tested",
+    "tpr 0.01": "Requested images found at 1 % false alarms",
+    "tpr 0.01 fpr_high": "Rate of false alarms there, at most",
+    "tpr 0.001": "Requested images found at 0.1 % false alarms",
+    "tpr 0.001 fpr_high": "Rate of false alarms there, at most",
+    "retain": "Retained training images",
+    "forget": "Requested images",
+    "forgotten_classes": "Unseen images of the forgotten classes",
+    "drop": "Change against the original",
+    "worst_class_drop class": "Class with the largest loss",
+    "worst_class_drop": "Its change against the original",
+    "runs": "Pseudo-requests tried",
+    "request_size": "Images in a pseudo-request",
+    "false_alarms": "False alarms among them",
+    "dimensions": "Directions kept",
+    "n_requested": "Requested images in all",
+    "tenth_percentile": "Gone at least, for nine in ten of them",
+    "of": "Directions in all",
+    "energy": "Share of the retained data they hold",
+    "auc": "Membership under a fresh head",
+    "ridge": "The same with a ridge regression as head",
+    "nearest_mean": "The same with the means of the classes as head",
+    "separability": "Images of the forgotten classes recognised",
+    "head_share": "Share of the change in the last layer",
+    "tensors_changed": "Tensors changed",
+    "tensors": "Tensors in all",
+    "batchnorm_changed": "Batch normalisation changed",
+    "agreement": "Unseen images classified as before",
+    "noise": "Copies with a little noise",
+    "shift": "Copies moved by a sixteenth",
+    "flip": "Mirrored copies",
+    "retained": "Retained images most like the requested ones, told apart from other retained ones",
+    "bf16": "All numbers rounded to 16 bits",
+    "int8": "Weights rounded to 8 bits",
+    "int4": "Weights rounded to 4 bits",
+    "below 0.01": "Requested images below 99 % of the unseen ones",
+    "below 0.01 fpr_high": "Share of unseen images there, at most",
+    "below 0.05": "Requested images below 95 % of the unseen ones",
+    "below 0.05 fpr_high": "Share of unseen images there, at most",
+    "flat forget": "Requested images on which the model is at a loss",
+    "flat controls": "Unseen images on which the model is at a loss",
+    "distance_p_value": "Chance of such a difference if there is none (p-value)",
+    "cramer_von_mises": "Difference over the whole range (Cram\N{LATIN SMALL LETTER E WITH ACUTE}r-von Mises)",
+    "cramer_von_mises_p_value": "Chance of such a difference if there is none (p-value)",
+    "loss_tail": "Unseen images on which the model does worse than on 95 % of the requested ones",
+    "loss_tail fpr_high": "Share of requested images there, at most",
+    "found": "Images that stand out by themselves",
+    "q": "Share of false ones among them that is tolerated",
+    "smallest_p": "Smallest p-value that the number of unseen images allows",
+    "controls_f1": "The same for unseen images",
+    "nmi": "Agreement of groups and classes (normalised mutual information)",
+    "controls_nmi": "The same for unseen images",
+    "clusters": "Groups",
+}
+
+WRITERS: dict[str, Writer] = {
+    **dict.fromkeys(("utility", "utility retain", "utility forget", "utility forgotten_classes"), percent),
+    **dict.fromkeys(("utility drop", "utility worst_class_drop"), points),
+    **{
+        f"{test} tpr {rate}": percent
+        for test in ("membership", "calibrated_membership")
+        for rate in ("0.01", "0.01 fpr_high", "0.001", "0.001 fpr_high")
+    },
+    **dict.fromkeys(
+        ("null_control", "calibrated_null_control", "completeness", "completeness tenth_percentile"), percent
+    ),
+    **dict.fromkeys(("alignment energy", "linear_probe separability"), percent),
+    **dict.fromkeys(("feature_space", "change", "change head_share", "change agreement"), percent),
+    **dict.fromkeys(("utility per_class", "change per_layer"), percent),
+    **dict.fromkeys(("suppression", "suppression flat forget", "suppression flat controls"), percent),
+    **dict.fromkeys(
+        (f"suppression below {part}{more}" for part in ("0.01", "0.05") for more in ("", " fpr_high")), percent
+    ),
+    **dict.fromkeys(("tails loss_tail", "tails loss_tail fpr_high", "conformal", "conformal q"), percent),
+    **dict.fromkeys((f"{name} p_value" for name in ("calibrated_membership", "membership", *PROBES)), chance),
+    **dict.fromkeys(("tails distance_p_value", "tails cramer_von_mises_p_value"), chance),
+}

@@ -86,7 +86,7 @@ def test_a_test_that_cries_wolf_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
 
     def broken(matched, subjects=None) -> Auc:
         value = float(matched.forget.mean() > matched.controls.mean())
-        return Auc(value, value, value, value, value, len(matched.forget), len(matched.controls))
+        return Auc(value, value, value, value, value, len(matched.forget), len(matched.controls), 1 - value)
 
     monkeypatch.setattr(null_control, "stratified_auc", broken)
     found = measure(trial_of(normal(60, 0, 9), normal(800, 0, 10)))

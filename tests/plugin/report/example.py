@@ -159,8 +159,100 @@ def example_report(
                 "ours",
                 {who: _change() for who in models if who == "after"},
             ),
+            **_probes({who: shifts[who] for who in models}, n_forget),
         },
     }
+
+
+def _probes(shifts: dict[str, float], n_forget: int) -> dict[str, Any]:
+    """The measurements that stand beside the primary test."""
+    aucs = {who: NORMAL.cdf(shift / math.sqrt(2)) for who, shift in shifts.items()}
+    half = 0.5 / math.sqrt(n_forget)
+
+    def around(value: float) -> dict[str, Any]:
+        return {"value": value, "low": value - half, "high": value + half, "n": n_forget}
+
+    def chance(auc: float) -> float:
+        return NORMAL.cdf(1.96 * (0.5 - auc) / half)
+
+    below = {"value": 0.05, "low": 0.018, "high": 0.106, "fpr_high": 0.072}
+    return {
+        "neighbours": _metric(
+            "Changed copies",
+            "Whether slightly changed copies of the requested images are told apart from such copies of unseen ones.",
+            "like the reference",
+            "arXiv 2601.22359",
+            {
+                who: _number(
+                    0.9 * auc, half, n_forget, p_value=chance(0.9 * auc), noise=around(auc), shift=around(0.8 * auc),
+                    flip=around(0.7 * auc), retained=around(0.55),
+                )
+                for who, auc in aucs.items()
+            },
+        ),
+        "rounding": _metric(
+            "After rounding",
+            "Whether the requested images are told apart again once the model is rounded to fewer bits.",
+            "like the reference",
+            "arXiv 2410.16454",
+            {
+                who: _number(
+                    auc, half, n_forget, p_value=min(1.0, 3 * chance(auc)), bf16=around(auc), int8=around(auc),
+                    int4=around(0.95 * auc),
+                )
+                for who, auc in aucs.items()
+            },
+        ),
+        "suppression": _metric(
+            "Suppression",
+            "The share of requested images that the model is less sure of than of 95 % of the unseen ones.",
+            "like the reference",
+            "Golatkar et al. 2020, arXiv 1911.04933",
+            {
+                who: {
+                    **_number(0.05, n=n_forget),
+                    **{key: below[key] for key in ("low", "high")},
+                    "details": {
+                        "below": {"0.01": None, "0.05": below},
+                        "flat": {"forget": _share(0.025, n_forget), "controls": _share(0.02, 549)},
+                    },
+                }
+                for who in shifts
+            },
+        ),
+        "tails": _metric(
+            "Distribution of margins",
+            "The largest difference between requested and unseen images in how sure the model is of them.",
+            "like the reference",
+            "Kolmogorov and Smirnov",
+            {
+                who: _number(
+                    0.062 + abs(shift) / 4, 0.06, n_forget, distance_p_value=0.214, cramer_von_mises=0.0731,
+                    cramer_von_mises_p_value=0.318, loss_tail=None,
+                )
+                for who, shift in shifts.items()
+            },
+        ),
+        "conformal": _metric(
+            "Single images",
+            "The share of requested images that stand out one by one among unseen images of their class.",
+            "like the reference",
+            "Benjamini and Hochberg 1995",
+            {who: _number(0.0, n=n_forget, found=0, q=0.05, smallest_p=0.0179) for who in shifts},
+        ),
+        "clusters": _metric(
+            "Feature clusters",
+            "How well the features of the requested images fall into groups by class.",
+            "like the reference",
+            "MUDA, arXiv 2407.17710",
+            {
+                who: _number(
+                    0.871, 0.042, n_forget, nmi=0.812, controls_f1=0.864, controls_nmi=0.803, clusters=10
+                )
+                for who in shifts
+            },
+        ),
+    }  # fmt: skip
 
 
 def _feature_space(shift: float, n: int) -> dict[str, Any]:
@@ -221,6 +313,7 @@ def _membership(shift: float, n_forget: int) -> dict[str, Any]:
             "lower95": auc - 0.84 * half,
             "upper95": auc + 0.84 * half,
             "lower975": auc - half,
+            "p_value": NORMAL.cdf(1.96 * (0.5 - auc) / half),
             "tpr": {"0.01": at_one_percent if drawn else None},
             "histogram": histogram,
             "roc": roc,

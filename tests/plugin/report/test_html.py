@@ -109,7 +109,7 @@ def test_every_word_of_the_report_is_on_the_page(status: str) -> None:
 
 def test_every_number_of_a_measurement_is_in_the_tables_with_its_interval() -> None:
     text = Reader(page()).text
-    shares = {"utility", "null_control", "change", "feature_space"}
+    shares = {"utility", "null_control", "change", "feature_space", "suppression", "conformal"}
     for name, metric in example_report()["measurements"].items():
         write = percent if name in shares else number
         for who in ("before", "after", "reference"):
@@ -125,6 +125,21 @@ def test_every_number_of_a_measurement_is_in_the_tables_with_its_interval() -> N
         "False alarms among them",
     ):
         assert label in text
+
+
+def test_the_probes_are_told_in_words_and_their_p_values_without_endless_noughts() -> None:
+    text = Reader(page()).text
+    for shown in (
+        "Chance of such a value, or a larger one, if nothing is left (p-value) below 0.001 0.",
+        "Weights rounded to 4 bits 0.743 0.697 to 0.788; n = 120",
+        "Copies with a little noise 0.782",
+        "Requested images on which the model is at a loss 2.5 % 0.0 to 5.3 %; n = 120",
+        "Requested images below 99 % of the unseen ones not measured",
+        "Unseen images on which the model does worse than on 95 % of the requested ones not measured",
+        "Images that stand out by themselves 0 0 0",
+    ):
+        assert shown in text
+    assert "p value" not in text
 
 
 def test_the_three_large_numbers_give_before_and_after() -> None:

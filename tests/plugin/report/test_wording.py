@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 
 from tests.plugin.report.example import STATUSES
-from unlearn_plugin.report.wording import estimate, headline, interval, number, percent, plain, points
+from unlearn_plugin.report.wording import chance, estimate, headline, interval, number, percent, plain, points
 
 NEVER = ("deleted", "erased", "compliant", "anonymised", "100 %", "guarantee", "verified deletion", "forgotten by")
 
@@ -24,6 +24,10 @@ NEVER = ("deleted", "erased", "compliant", "anonymised", "100 %", "guarantee", "
         (number, -0.0000052, "−0.0000052"),
         (number, 0.0, "0.000"),
         (number, None, "not measured"),
+        (chance, 0.0338, "0.034"),
+        (chance, 0.001, "0.001"),
+        (chance, 1.6e-62, "below 0.001"),
+        (chance, None, "not measured"),
         (percent, 0.9412, "94.1\N{NO-BREAK SPACE}%"),
         (percent, -0.00001, "0.0\N{NO-BREAK SPACE}%"),
         (percent, None, "not measured"),
