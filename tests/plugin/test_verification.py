@@ -15,9 +15,9 @@ from tests.plugin.release_folder import NAMES
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.evidence import private_folder, write_digests
 from unlearn_plugin.pipeline import Outcome
+from unlearn_plugin.probes import PROBES
 from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html
-from unlearn_plugin.probes import PROBES
 from unlearn_plugin.report.report import read_report, rounded, write_report
 from unlearn_plugin.signing import PublicKey, Signer, generate_key
 from unlearn_plugin.verdict import decide
