@@ -122,6 +122,7 @@ def make_trial(prepared: Prepared, progress: Progress) -> Trial:
         retain=splits.retain.select(chosen),
         subjects=splits.subjects,
         forgotten_classes=splits.forgotten_classes,
+        largely_requested=splits.largely_requested(),
         classes=prepared.train.classes,
         original=prepared.checkpoint.model,
         reference=prepared.reference.model if prepared.reference else None,

@@ -18,6 +18,7 @@ from unlearn_plugin.manifest import ForgetEntry, ForgetManifest, list_some
 __all__ = ["Need", "SealedIds", "Splits"]
 
 _COMPARED = 20_000  # known ids looked through for the nearest to an unknown one
+_LARGE_PART = 0.1  # of a class
 _NEAREST = 3  # unknown ids for which the nearest are looked for: comparing is slow
 
 
@@ -125,6 +126,15 @@ class Splits:
             forgotten_classes=tuple(sorted(classes)),
             sealed=sealed is not None,
         )
+
+    def largely_requested(self) -> tuple[int, ...]:
+        """Classes, none of them requested as a whole, of which a tenth or more of the training samples is in F."""
+        labels = self.forget.data.labels
+        requested, there = (
+            torch.bincount(part, minlength=int(labels.max()) + 1) for part in (self.forget.labels, labels)
+        )
+        found = (requested > 0) & (requested >= _LARGE_PART * there)
+        return tuple(label for label in found.nonzero().flatten().tolist() if label not in self.forgotten_classes)
 
     def copies(self) -> Samples | None:
         """Find retained samples that show exactly the picture of a forgotten one, under another name.

@@ -101,6 +101,12 @@ def further_limits(report: Mapping[str, Any]) -> list[str]:
         limits.append(
             "How well the most exposed samples are hidden was not measured: 1,000 held-out samples are needed."
         )
+    utility = measured(report, "utility", "after")
+    if utility and (named := utility["details"].get("largely_requested")):
+        limits.append(
+            f"A tenth or more of the training images of {', '.join(named)} was requested. A model retrained without "
+            f"them loses accuracy there as well, so a loss in these classes does not count as failed utility."
+        )
     if not report["model"].get("reference"):
         limits.append("No model retrained without the requested data was at hand to compare with.")
     if "classes" in report["request"]["kind"]:

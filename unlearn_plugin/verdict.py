@@ -31,7 +31,8 @@ _LIMITS = (
     "How often the procedure was tried before cannot be seen from this report.",
     f"Agreed limits of utility: the accuracy on unseen data may not be shown to fall by more than "
     f"{100 * MAX_SHOWN_DROP:g} percentage points nor be measured to fall by more than {100 * MAX_POINT_DROP:g}, and no "
-    f"class that stays may be shown to fall by more than {100 * MAX_CLASS_DROP:g}.",
+    f"class that stays, with less than a tenth of it requested, may be shown to fall by more than "
+    f"{100 * MAX_CLASS_DROP:g}.",
 )
 
 

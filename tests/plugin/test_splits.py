@@ -60,6 +60,12 @@ def test_a_class_means_all_its_training_samples_also_beside_single_ones() -> Non
     assert splits.forgotten_classes == (1, 2)
 
 
+def test_classes_of_which_a_tenth_was_requested_are_known() -> None:
+    splits = Splits.make(request("class=emu", "cat/t0.png", "dog/t20.png"), TRAIN, HELDOUT, seed=0)
+    assert splits.largely_requested() == (1,), "1 of 20 cats is little, 1 of 10 dogs is a tenth, emus go as a whole"
+    assert Splits.make(request("cat/t0.png", "cat/t1.png"), TRAIN, HELDOUT, seed=0).largely_requested() == (0,)
+
+
 def test_the_held_out_halves_are_apart_and_stratified_and_cover_everything() -> None:
     splits = Splits.make(request("cat/t0.png"), TRAIN, HELDOUT, seed=0)
     assert Counter(splits.tuning.labels.tolist()) == {0: 4, 1: 3, 2: 2}

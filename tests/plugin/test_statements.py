@@ -37,3 +37,9 @@ def test_samples_that_were_not_tested_are_a_limit() -> None:
     report["measurements"]["membership"]["after"]["details"]["n_untested"] = 7
     assert len(further_limits(report)) == count + 1
     assert further_limits(report)[0].startswith("7 requested samples")
+
+
+def test_a_class_that_was_largely_requested_is_a_limit_of_the_utility_check() -> None:
+    report = good_report()
+    report["measurements"]["utility"]["after"]["details"]["largely_requested"] = ["six", "nine"]
+    assert any("six, nine was requested" in limit for limit in further_limits(report))

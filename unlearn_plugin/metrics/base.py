@@ -41,6 +41,7 @@ class Trial:
         tuning: The other half, which methods may have looked at; the judge calibrates on it.
         subjects: Data subject of each forget sample, numbered from 0; ``None`` counts every sample as its own.
         forgotten_classes: Classes requested as a whole.
+        largely_requested: Other classes of which a tenth or more of the training samples was requested.
         classes: Names of the classes.
         original: The model before unlearning.
         reference: A model retrained without F, if there is one.
@@ -57,6 +58,7 @@ class Trial:
     tuning: Samples | None = None
     subjects: Int64[Tensor, " forget"] | None = None
     forgotten_classes: tuple[int, ...] = ()
+    largely_requested: tuple[int, ...] = ()
     classes: tuple[str, ...]
     original: nn.Module
     reference: nn.Module | None = None

@@ -20,7 +20,9 @@ class Utility(Metric):
 
     The value is the accuracy on the controls. Classes that are requested as a whole are left out of it, of the drop and
     of the classes' own rows: what the model should do on them is not defined by accuracy. How often held-out images of
-    these classes are still recognised is reported by itself, in ``details["forgotten_classes"]``.
+    these classes are still recognised is reported by itself, in ``details["forgotten_classes"]``. A class of which a
+    tenth or more of the training samples was requested is not looked at for the worst drop, and is named in
+    ``details["largely_requested"]``: a model retrained without so many of them loses accuracy there as well.
 
     Source: exact intervals of Clopper and Pearson; paired differences of Newcombe 1998. The interval of the worst
     class is widened for the number of classes (Bonferroni), because the worst of many looks bad by chance.
@@ -53,6 +55,7 @@ class Utility(Metric):
                 {"class": trial.classes[label], **(_share(right[labels == label]) or {})}
                 for label in np.unique(labels[kept])
             ],
+            "largely_requested": [trial.classes[label] for label in trial.largely_requested],
             "drop": None,
             "worst_class_drop": None,
         }
@@ -61,7 +64,10 @@ class Utility(Metric):
         if model is not trial.original:
             before = _right(trial.original, trial, "controls")
             details["drop"] = asdict(paired_difference(before[kept], right[kept]))
-            details["worst_class_drop"] = _worst_class_drop(before[kept], right[kept], labels[kept], trial.classes)
+            looked_at = kept & ~np.isin(labels, trial.largely_requested)
+            details["worst_class_drop"] = _worst_class_drop(
+                before[looked_at], right[looked_at], labels[looked_at], trial.classes
+            )
         share = proportion(int(right[kept].sum()), int(kept.sum()))
         return Measurement(value=share.value, low=share.low, high=share.high, n=share.n, details=details)
 
@@ -80,9 +86,11 @@ def _worst_class_drop(
     after: Bool[np.ndarray, " n"],
     labels: np.ndarray,
     classes: tuple[str, ...],
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """The class whose drop is shown to be largest: the one with the lowest upper end."""
     present = np.unique(labels)
+    if not len(present):
+        return None
     confidence = 1 - 0.05 / len(present)
     drops = [
         {

@@ -213,6 +213,7 @@ LABELS = {  # of the entries of a measurement's details, in the order of a table
     "forget": "Requested images",
     "forgotten_classes": "Unseen images of the forgotten classes",
     "drop": "Change against the original",
+    "largely_requested": "Classes of which a tenth or more was requested",
     "worst_class_drop class": "Class with the largest loss",
     "worst_class_drop": "Its change against the original",
     "runs": "Pseudo-requests tried",

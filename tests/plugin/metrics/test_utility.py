@@ -1,5 +1,7 @@
 """Utility on predictions that are known one by one."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -110,3 +112,15 @@ def test_when_every_class_is_to_be_forgotten_there_is_no_utility(models) -> None
     assert found.value is None
     assert "controls" in (found.note or "")
     assert found.details["drop"] is None
+
+
+def test_a_class_of_which_much_was_requested_is_not_held_against_the_model(models) -> None:
+    zeros, ones = {place for place in range(60) if place % 3 == 0}, {1, 4}
+    trial = trial_of(models, set(), zeros | ones)
+    spared = dataclasses.replace(trial, largely_requested=(0,), _outputs={})
+    found = [Utility().measure(models[1], one).details for one in (trial, spared)]
+    assert [one["worst_class_drop"]["class"] for one in found] == ["class-0", "class-1"]
+    assert [one["largely_requested"] for one in found] == [[], ["class-0"]]
+    assert found[0]["drop"] == found[1]["drop"]
+    everything = dataclasses.replace(trial, largely_requested=(0, 1, 2), _outputs={})
+    assert Utility().measure(models[1], everything).details["worst_class_drop"] is None
