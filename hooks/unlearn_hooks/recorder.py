@@ -93,8 +93,7 @@ def record(
         )
     data = DataDescription(None, key, None if holdout is None else holdout.sealed())
     recorder = Recorder(Path(out), Run(model, optimizer, plan, parameters), data, recipe=recipe)
-    if loader is not None:
-        recorder.describe_data(training_data(loader))
+    recorder.describe_data(training_data(loader))
     return recorder
 
 
@@ -236,14 +235,16 @@ class Recorder:
         """Stop recording a run that failed; what was recorded can be read, and says that it is not complete."""
         self._end(finished=False)
 
-    def arrived(self, arrival: Arrival) -> None:
+    def arrived(self, arrival: Arrival, batch: Any = None) -> None:  # noqa: ANN401  # whatever the user's loader gives
         """Take in a micro-batch that reached the training loop; `batches` and `ids` call this.
 
         Args:
             arrival: Its rows and labels, as far as they are known.
+            batch: The batch itself, if there is one: the names in it tell the rows of a stream.
         """
         if self._failure is not None:
             return
+        arrival = self._data.find_by_name(batch, arrival)
         self._start()
         if self._pending.was_thrown_away():
             self._stepped(skipped=True)
@@ -269,7 +270,7 @@ class Recorder:
         batches, steps = self._batches, self._step
         try:
             for batch in self._tap.batches(feed):
-                self.arrived(self._data.find_by_name(batch, feed.arrive(batch)))
+                self.arrived(feed.arrive(batch), batch)
                 yield batch
         finally:
             if self._batches > batches and self._step == steps:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from unlearn_hooks.features import recorded_features
+from unlearn_hooks.schedule import recorded_schedule
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_hooks.updates import recorded_updates
 
@@ -12,15 +14,18 @@ README = (Path(__file__).parents[2] / "hooks" / "README.md").read_text()
 EXAMPLES = [compile(code, "hooks/README.md", "exec") for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL)]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_the_examples_run_and_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for example in EXAMPLES:
         exec(example, {})
-    for run, steps in (("a", 24), ("c", 18), ("d", 4), ("e", 26)):
+    frameworks = dict.fromkeys(("lightning", "transformers", "accelerate", "averaged"), 12)
+    for run, steps in ({"a": 24, "c": 18, "d": 4, "e": 26} | frameworks).items():
         record = TrainingRecord.open(f"runs/{run}/record")
         assert record.complete
         assert record.recipe["steps"] == steps
         assert all(update.rows is not None for update in recorded_updates(record))
+        assert recorded_features(record).n == recorded_schedule(record).batch_sizes.sum()
 
 
 def test_the_resuming_example_goes_on_where_a_dead_run_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

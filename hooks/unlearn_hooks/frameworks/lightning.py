@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from unlearn_hooks.controls import Holdout
+from unlearn_hooks.description import Names
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.followed_loader import FollowedLoader
 from unlearn_hooks.plan import Plan
@@ -33,7 +35,8 @@ class LightningRecorder(Callback):  # type: ignore[misc]  # mypy does not follow
         out: Folder of the record.
         plan: What to record.
         recipe: Anything worth keeping about the run; plain values.
-        key: Gives a stable name to a row of the root data set.
+        key: Gives a stable name to a row of the root data set, or lists the names of all rows.
+        holdout: What `unlearn_hooks.controls.holdout` set apart.
         model: Name of the classifier in the LightningModule, ``""`` for the LightningModule itself; ``None`` takes the
             only part that has parameters, or the LightningModule if several are trained.
 
@@ -47,11 +50,18 @@ class LightningRecorder(Callback):  # type: ignore[misc]  # mypy does not follow
         *,
         plan: Plan = Plan(),  # noqa: B008  # frozen
         recipe: Mapping[str, Any] | None = None,
-        key: Callable[[int], str] | None = None,
+        key: Names | None = None,
+        holdout: Holdout | None = None,
         model: str | None = None,
     ) -> None:
         self.recorder: Recorder | None = None
-        self._settings: dict[str, Any] = {"out": out, "plan": plan, "recipe": recipe, "key": key}
+        self._settings: dict[str, Any] = {
+            "out": out,
+            "plan": plan,
+            "recipe": recipe,
+            "key": key,
+            "holdout": holdout,
+        }
         self._name = model
         self._loader: FollowedLoader | None = None
         self._saved: Mapping[str, Any] = {}
@@ -98,7 +108,7 @@ class LightningRecorder(Callback):  # type: ignore[misc]  # mypy does not follow
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401  # the user's
         """Tell the rows of the batch, which is by now what the user's transfer hooks made of it."""
         if self._loader is not None:
-            self._running().arrived(self._loader.arrive(batch))
+            self._running().arrived(self._loader.arrive(batch), batch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the epoch left."""

@@ -9,6 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from unlearn_hooks.capture import watch_training_entry
+from unlearn_hooks.controls import Holdout
+from unlearn_hooks.description import Names
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.followed_loader import FollowedLoader
 from unlearn_hooks.plan import Plan
@@ -35,7 +37,8 @@ class TrainerRecorder(TrainerCallback, ExportableState):  # type: ignore[misc]  
         out: Folder of the record.
         plan: What to record.
         recipe: Anything worth keeping about the run; plain values.
-        key: Gives a stable name to a row of the root data set.
+        key: Gives a stable name to a row of the root data set, or lists the names of all rows.
+        holdout: What `unlearn_hooks.controls.holdout` set apart.
 
     Attributes:
         recorder: The recorder of the training that runs or ran last, ``None`` before.
@@ -47,10 +50,17 @@ class TrainerRecorder(TrainerCallback, ExportableState):  # type: ignore[misc]  
         *,
         plan: Plan = Plan(),  # noqa: B008  # frozen
         recipe: Mapping[str, Any] | None = None,
-        key: Callable[[int], str] | None = None,
+        key: Names | None = None,
+        holdout: Holdout | None = None,
     ) -> None:
         self.recorder: Recorder | None = None
-        self._settings: dict[str, Any] = {"out": out, "plan": plan, "recipe": recipe, "key": key}
+        self._settings: dict[str, Any] = {
+            "out": out,
+            "plan": plan,
+            "recipe": recipe,
+            "key": key,
+            "holdout": holdout,
+        }
         self._loader: FollowedLoader | None = None
         self._epoch = 0
         self._due = False  # a micro-batch is about to enter the model

@@ -1,5 +1,7 @@
+import inspect
 import logging
-import subprocess
+import os
+import runpy
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
-from tests.hooks.frameworks.pixel_truth import BATCH, CLASSES, N, Pairs, grouped, recorded, rows_in
+from tests.hooks.frameworks.pixel_truth import BATCH, CLASSES, N, Pairs, grouped, image, recorded, rows_in
 from unlearn_hooks import TrainingRecord, UnlearnError
 from unlearn_hooks.features import recorded_features
 from unlearn_hooks.frameworks.lightning import LightningRecorder
@@ -173,6 +175,17 @@ def test_a_second_fit_from_scratch_does_not_overwrite_a_finished_record(tmp_path
     assert recorded(tmp_path / "rec") == grouped(module.trained, 1, STEPS)
 
 
+def test_a_checkpoint_that_was_only_tested_is_not_gone_on_from(tmp_path: Path) -> None:
+    module, recorder = Module(), LightningRecorder(tmp_path / "rec")
+    first = trainer(tmp_path, recorder)
+    first.fit(module, loader())
+    first.save_checkpoint(tmp_path / "end.ckpt")
+    first.validate(module, loader(), ckpt_path=tmp_path / "end.ckpt")
+    with pytest.raises(UnlearnError, match="record of a finished training"):
+        trainer(tmp_path, recorder).fit(Module(), loader())
+    assert recorded(tmp_path / "rec") == grouped(module.trained, 1, STEPS)
+
+
 def test_nothing_stays_behind_after_a_fit_that_failed(tmp_path: Path) -> None:
     module = Module()
     failing = trainer(tmp_path, LightningRecorder(tmp_path / "rec"), Dies())
@@ -273,6 +286,50 @@ def test_mixing_after_the_loader_keeps_the_rows_and_says_that_losses_are_left_ou
     assert "samples_left_out" in (tmp_path / "rec" / "rank00000" / "journal.jsonl").read_text()
 
 
+class NamedStream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return ((image(row), row % CLASSES, f"person-{row}") for row in range(N))
+
+
+def test_a_stream_tells_its_rows_by_the_names_in_its_batches(tmp_path: Path) -> None:
+    module, names = Module(), [f"person-{row}" for row in range(N)]
+    recorder = LightningRecorder(tmp_path / "rec", key=names)
+    trainer(tmp_path, recorder, max_epochs=1).fit(module, DataLoader(NamedStream(), BATCH, num_workers=2))
+    assert recorded(tmp_path / "rec") == grouped(module.trained, 1, 100)
+
+
+class MixesInside(Module):
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.trained.append(rows_in(images))
+        return nn.functional.cross_entropy(self(0.6 * images + 0.4 * images.flip(0)), labels)
+
+
+def test_mixing_inside_the_training_step_keeps_the_rows_and_is_not_seen(tmp_path: Path) -> None:
+    module = fit(tmp_path, MixesInside(), max_epochs=1)
+    assert recorded(tmp_path / "rec") == grouped(module.trained, 1, STEPS)
+    assert len(recorded_samples(TrainingRecord.open(tmp_path / "rec"))[0].rows) == N  # hence Plan(samples=False)
+
+
+class Parts(Module):
+    """Calls its parts one by one, and never itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 5)), nn.Linear(5, 3)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.trained.append(rows_in(images))
+        return nn.functional.cross_entropy(self.head(self.net(images)), labels)
+
+
+def test_a_classifier_that_is_never_called_as_a_whole_has_rows_and_no_features(tmp_path: Path) -> None:
+    module = fit(tmp_path, Parts())
+    found = TrainingRecord.open(tmp_path / "rec")
+    assert recorded(tmp_path / "rec") == grouped(module.trained, 1, STEPS)
+    assert {parameter["name"] for parameter in found.manifest["parameters"]} == dict(module.named_parameters()).keys()
+    assert found.shards("features") == []
+
+
 def problems(folder: Path, module: Module, data: Any = None) -> dict[str, int]:
     recorder = LightningRecorder(folder / "rec")
     trainer(folder, recorder, max_epochs=1).fit(module, loader() if data is None else data)
@@ -326,14 +383,17 @@ def test_loaders_made_anew_are_followed(tmp_path: Path) -> None:
     assert recorded(tmp_path / "rec") == grouped(module.trained, 1, STEPS)
 
 
-def test_under_distributed_data_parallel_a_sample_counts_once(tmp_path: Path) -> None:
+def test_under_distributed_data_parallel_a_sample_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # Lightning leaves its ranks there
     module = fit(tmp_path, strategy=lightning.strategies.DDPStrategy(process_group_backend="gloo"))
     torch.distributed.destroy_process_group()
     assert recorded(tmp_path / "rec") == grouped(module.trained, 1, STEPS)
     assert recorded_features(TrainingRecord.open(tmp_path / "rec")).n == 2 * N
 
 
-def test_without_lightning_the_import_says_what_to_install() -> None:
-    code = "import sys; sys.modules['lightning'] = None; import unlearn_hooks.frameworks.lightning"
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert "UnlearnError: LightningRecorder needs Lightning, which is not installed; run pip install" in done.stderr
+def test_without_lightning_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    with pytest.raises(
+        UnlearnError, match="LightningRecorder needs Lightning, which is not installed; run pip install"
+    ):
+        runpy.run_path(inspect.getfile(LightningRecorder))
