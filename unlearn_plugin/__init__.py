@@ -2,25 +2,32 @@
 
 The command line is ``unlearn``; the same words work from Python::
 
-    from unlearn_plugin import Job, run
+    import unlearn_plugin
 
-    outcome = run(Job(model="local-dir:model", data_dir="data", forget="forget.csv", method="mini",
-                      record="record", out="cleaned"))
+    outcome = unlearn_plugin.apply(model="local-dir:model", data_dir="data", forget="forget.csv",
+                                   method="mini", record="record", out="cleaned")
     print(outcome.verdict.status)
+    print(unlearn_plugin.verify("cleaned").findings)
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unlearn_plugin.api import apply, inspect, methods, push, verify
     from unlearn_plugin.job import Job
     from unlearn_plugin.pipeline import Outcome, run
-    from unlearn_plugin.verification import verify
+    from unlearn_plugin.verification import Verification
 
-__all__ = ["Job", "Outcome", "run", "verify"]
+__all__ = ["Job", "Outcome", "Verification", "apply", "inspect", "methods", "push", "run", "verify"]
 __version__ = "0.1.0"
 
-_HOMES = {"Job": "job", "Outcome": "pipeline", "run": "pipeline", "verify": "verification"}
+_HOMES = {
+    **dict.fromkeys(("apply", "inspect", "methods", "push", "verify"), "api"),
+    "Job": "job",
+    **dict.fromkeys(("Outcome", "run"), "pipeline"),
+    "Verification": "verification",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # any public name
@@ -28,3 +35,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401  # any public name
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Public names, also those not loaded yet."""
+    return [*globals(), *__all__]

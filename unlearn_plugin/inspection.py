@@ -1,7 +1,7 @@
 """`unlearn inspect`: what is this checkpoint, record, manifest or output folder, and is it sound?"""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from unlearn_hooks.capture import find_head
 from unlearn_hooks.controls import recorded_holdout
@@ -20,98 +20,95 @@ __all__ = ["describe"]
 _MANIFESTS = (".csv", ".jsonl", ".txt")
 
 
-def describe(path: str, *, arch: str | None = None) -> Iterator[tuple[str, str]]:
+def describe(path: str | Path, *, arch: str | None = None) -> dict[str, Any]:
     """Find out what `path` is and describe it.
 
     Args:
         path: A record, an output folder, a forget manifest, or anything ``--model`` takes.
         arch: Architecture, if `path` is a weights file.
 
-    Yields:
-        Pairs of a name and its value, the first being ``kind``.
+    Returns:
+        JSON values by name, the first being ``kind``; no sample id is among them.
 
     Raises:
         UnlearnError: If it is none of these, or damaged.
     """
     place = Path(path)
     if (place / "journal.jsonl").exists() or any(place.glob("rank*/journal.jsonl")):
-        yield from _record(TrainingRecord.open(place))
-    elif (place / "report.json").exists():
-        yield from _output(place)
-    elif place.suffix.lower() in _MANIFESTS and place.is_file():
-        yield from _manifest(ForgetManifest.read(place))
-    else:
-        name = f"local-dir:{place}" if (place / "config.json").exists() else path
-        yield from _checkpoint(Checkpoint.load(name, arch=arch))
+        return _record(TrainingRecord.open(place))
+    if (place / "report.json").exists():
+        return _output(place)
+    if place.suffix.lower() in _MANIFESTS and place.is_file():
+        return _manifest(ForgetManifest.read(place))
+    name = f"local-dir:{place}" if (place / "config.json").exists() else str(path)
+    return _checkpoint(Checkpoint.load(name, arch=arch))
 
 
-def _record(record: TrainingRecord) -> Iterator[tuple[str, str]]:
+def _record(record: TrainingRecord) -> dict[str, Any]:
     updates = recorded_updates(record)
     schedule = recorded_schedule(record)
-    bytes_on_disk = sum(file.stat().st_size for file in record.folder.rglob("*") if file.is_file())
-    yield "kind", "record of a training run"
-    yield "run", record.manifest["run_id"]
-    yield "finished", "yes" if record.complete else "no: training was interrupted; what is here is readable"
-    yield "samples", str(record.data["n"])
-    yield "steps", f"{schedule.steps} of {schedule.optimizer}"
-    yield (
-        "recorded updates",
-        f"{len(updates)}, at steps {', '.join(str(update.step) for update in updates[:24])}",
-    )
-    unknown = sum(update.rows is None for update in updates)
-    yield (
-        "sample ids",
-        "known in every recorded update" if not unknown else f"unknown in {unknown} recorded updates",
-    )
-    yield from _kept_for_judge(record)
-    yield "parameters", str(len(record.manifest["parameters"]))
-    yield "bytes", f"{bytes_on_disk:,}"
-    yield "digest", record.digest()
+    return {
+        "kind": "record of a training run",
+        "run": record.manifest["run_id"],
+        "finished": record.complete,
+        "samples": record.data["n"],
+        "steps": schedule.steps,
+        "optimizer": schedule.optimizer,
+        "recorded_updates": len(updates),
+        "at_steps": [update.step for update in updates],
+        "updates_without_ids": sum(update.rows is None for update in updates),
+        **_kept_for_judge(record),
+        "parameters": len(record.manifest["parameters"]),
+        "bytes": sum(file.stat().st_size for file in record.folder.rglob("*") if file.is_file()),
+        "digest": record.digest(),
+    }
 
 
-def _kept_for_judge(record: TrainingRecord) -> Iterator[tuple[str, str]]:
+def _kept_for_judge(record: TrainingRecord) -> dict[str, Any]:
     sealed = recorded_holdout(record)
-    if sealed is None:
-        yield "holdout", "none was set apart"
-    else:
-        kept = "training saw some of it, so it is no control" if sealed.trained_on else "sealed before training"
-        yield "holdout", f"{len(sealed.tuning)} + {len(sealed.verdict)} samples, {kept}"
-    for purpose in ("judge", "method"):
-        found = recorded_references(record, purpose)
-        yield f"references, {purpose}", f"{len(found.models) // 2} pairs of models" if found else "none"
-    if incomplete := incomplete_pairs(record):
-        yield "half a pair only", ", ".join(map(str, incomplete))
+    pairs = {purpose: recorded_references(record, purpose) for purpose in ("judge", "method")}
+    return {
+        "holdout": [len(sealed.tuning), len(sealed.verdict)] if sealed else None,
+        "holdout_trained_on": sealed.trained_on if sealed else None,
+        **{f"references_{purpose}": len(found.models) // 2 if found else 0 for purpose, found in pairs.items()},
+        "half_pairs": list(map(str, incomplete_pairs(record))),
+    }
 
 
-def _output(folder: Path) -> Iterator[tuple[str, str]]:
+def _output(folder: Path) -> dict[str, Any]:
     report = read_report(folder)
-    findings = check_digests(folder)
-    if findings:
+    if findings := check_digests(folder):
         raise UnlearnError(*findings)
-    yield "kind", "output of unlearn apply"
-    yield "verdict", report["overall"]["status"]
-    yield "released", "yes" if report["overall"]["released"] else "no"
-    yield "method", report["procedure"]["method"]
-    yield "forgotten", f"{report['request']['n_samples']} samples"
-    yield "architecture", report["model"]["architecture"]
-    yield "weights", (report["model"]["after"] or {}).get("digest") or "none: they were refused"
-    yield "written", report["created_utc"]
-    yield "digests", "every file is as it was written"
+    return {
+        "kind": "output of unlearn apply",
+        "verdict": report["overall"]["status"],
+        "released": report["overall"]["released"],
+        "method": report["procedure"]["method"],
+        "forgotten_samples": report["request"]["n_samples"],
+        "architecture": report["model"]["architecture"],
+        "weights": (report["model"]["after"] or {}).get("digest"),
+        "written": report["created_utc"],
+        "digests": "every file is as it was written",
+    }
 
 
-def _manifest(manifest: ForgetManifest) -> Iterator[tuple[str, str]]:
-    yield "kind", "forget manifest"
-    yield "entries", str(len(manifest.entries))
-    yield "request", manifest.request or "no reference given"
-    yield "received", manifest.received.isoformat() if manifest.received else "no date given"
+def _manifest(manifest: ForgetManifest) -> dict[str, Any]:
+    return {
+        "kind": "forget manifest",
+        "entries": len(manifest.entries),
+        "request": manifest.request,
+        "received": manifest.received.isoformat() if manifest.received else None,
+    }
 
 
-def _checkpoint(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     head, _ = find_head(checkpoint.model)
-    yield "kind", "checkpoint"
-    yield "architecture", checkpoint.architecture
-    yield "classes", str(checkpoint.num_classes)
-    yield "parameters", f"{sum(parameter.numel() for parameter in checkpoint.model.parameters()):,}"
-    yield "head", head
-    yield "input", str(checkpoint.data_config)
-    yield "digest", checkpoint.digest
+    return {
+        "kind": "checkpoint",
+        "architecture": checkpoint.architecture,
+        "classes": checkpoint.num_classes,
+        "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        "head": head,
+        **{name: checkpoint.data_config[name] for name in ("input_size", "mean", "std", "crop_pct")},
+        "digest": checkpoint.digest,
+    }

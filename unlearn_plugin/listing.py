@@ -5,7 +5,7 @@ import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -15,10 +15,28 @@ from torch import Tensor
 
 from unlearn_hooks.errors import UnlearnError
 
-__all__ = ["DataSource", "Listed", "choose_column", "find_split", "number_labels", "read_image", "split_names"]
+__all__ = [
+    "DataSource",
+    "Listed",
+    "MapDataset",
+    "choose_column",
+    "find_split",
+    "number_labels",
+    "read_image",
+    "split_names",
+]
 
 ROW_NUMBER = "row"  # as --id-key, where no column is called so
 _SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation", "eval", "evaluation", "test")}
+
+
+@runtime_checkable
+class MapDataset(Protocol):
+    """A data set that knows its length and gives (image, label) by row."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +53,8 @@ class DataSource:
         input_key: Column, or extension in a shard, that holds the image.
         target_key: Column, or field of a shard's JSON, that holds the label.
         id_key: Column that names the sample; ``row`` for the number of the row.
-        function: ``package.module:function`` that returns (train, held-out), instead of all above.
+        function: ``package.module:function`` that returns (train, held-out), or that pair, instead of
+            all above.
     """
 
     data_dir: str | None = None
@@ -46,7 +65,7 @@ class DataSource:
     input_key: str | None = None
     target_key: str | None = None
     id_key: str | None = None
-    function: str | None = None
+    function: str | tuple[MapDataset, MapDataset] | None = None
 
     @property
     def kind(self) -> str:

@@ -28,9 +28,11 @@ from unlearn_plugin.job_file import JOB_FILE, write_job_file, write_published_jo
 from unlearn_plugin.metrics.base import Split, Tier, Trial
 from unlearn_plugin.preparation import Prepared, prepare
 from unlearn_plugin.progress import Progress
+from unlearn_plugin.reading import MapDataset
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html
+from unlearn_plugin.report.notebook import outcome_html
 from unlearn_plugin.report.report import SCHEMA, rounded, write_report
 from unlearn_plugin.signing import Signer
 from unlearn_plugin.unlearners.base import Evidence
@@ -56,8 +58,18 @@ class Outcome:
     report: Mapping[str, Any]
     verdict: Verdict
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return outcome_html(self.report)
 
-def run(job: Job, *, progress: Progress | None = None, signer: Signer | None = None) -> Outcome:
+
+def run(
+    job: Job,
+    *,
+    progress: Progress | None = None,
+    signer: Signer | None = None,
+    data: tuple[MapDataset, MapDataset] | None = None,
+) -> Outcome:
     """Unlearn, measure, judge and write the output folder.
 
     Everything is checked before the first tensor is touched. The folder appears under its name only when it is
@@ -67,6 +79,7 @@ def run(job: Job, *, progress: Progress | None = None, signer: Signer | None = N
         job: What the user asked for.
         progress: Wraps long loops in a bar.
         signer: Signs the statement, if given.
+        data: (train, held-out) in memory, instead of what the job names.
 
     Returns:
         The outcome; ``outcome.verdict.released`` says whether the verdict lets the weights go.
@@ -75,7 +88,7 @@ def run(job: Job, *, progress: Progress | None = None, signer: Signer | None = N
         UnlearnError: If the job cannot be done, with every finding at once.
     """
     progress = progress or Progress()
-    prepared = prepare(job)
+    prepared = prepare(job, data=data)
     model = prepared.checkpoint.copy()
     started = time.perf_counter()
     facts = prepared.method.unlearn(model, _evidence(prepared, progress))

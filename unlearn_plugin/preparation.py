@@ -1,5 +1,6 @@
 """Preparation: all of a job is checked and loaded, and everything wrong is listed at once, before any work."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from unlearn_plugin.job import Job
 from unlearn_plugin.manifest import ForgetManifest
 from unlearn_plugin.metrics.base import Tier
 from unlearn_plugin.out_of_sample import JudgeReferences, judge_references, sealed_ids
+from unlearn_plugin.reading import MapDataset
 from unlearn_plugin.registry import unlearners
 from unlearn_plugin.splits import Need, SealedIds, Splits
 from unlearn_plugin.unlearners.base import Unlearner
@@ -69,12 +71,13 @@ class _Findings:
             self.found.append(finding)
 
 
-def prepare(job: Job, *, writing: bool = True) -> Prepared:
+def prepare(job: Job, *, writing: bool = True, data: tuple[MapDataset, MapDataset] | None = None) -> Prepared:
     """Check the whole job and load its parts; nothing is written and no tensor is changed.
 
     Args:
         job: What the user asked for.
         writing: Whether `out` is to be written, and so must not exist yet.
+        data: (train, held-out) in memory, instead of what the job names.
 
     Returns:
         The loaded parts.
@@ -84,7 +87,7 @@ def prepare(job: Job, *, writing: bool = True) -> Prepared:
     """
     findings = _Findings()
     findings.add(_check_out(Path(job.out)) if writing else None)
-    for finding in _check_numbers(job):
+    for finding in _check_numbers(job, has_data=bool(data or job.has_data)):
         findings.add(finding)
     method = findings.attempt(lambda: unlearners().create(job.method, job.options))
     accelerator = findings.attempt(lambda: make_accelerator(job.device))
@@ -92,20 +95,19 @@ def prepare(job: Job, *, writing: bool = True) -> Prepared:
     manifest = findings.attempt(lambda: ForgetManifest.read(Path(job.forget)))
     record = findings.attempt(lambda: TrainingRecord.open(Path(str(job.record)))) if job.record else None
     reference = findings.attempt(lambda: load_model(job, str(job.reference))) if job.reference else None
-    data = findings.attempt(lambda: load_data(_source(job), checkpoint)) if checkpoint and job.has_data else None
-    sealed, references = _kept_for_judge(job, record, data[0] if data else None, findings)
+    source = _source(job, data)
+    read = findings.attempt(lambda: load_data(source, checkpoint)) if checkpoint and (data or job.has_data) else None
+    sealed, references = _kept_for_judge(job, record, read[0] if read else None, findings)
     splits = None
-    if data and manifest:
+    if read and manifest:
         make = partial(Splits.make, seed=job.seed, retain_fraction=job.retain_fraction, sealed=sealed)
-        splits = findings.attempt(lambda: make(manifest, *data))
+        splits = findings.attempt(lambda: make(manifest, *read))
     findings.add(_check_needs(job, method) if method else None)
-    if checkpoint and reference:
-        findings.add(_check_reference(checkpoint, reference))
-    if record and checkpoint:
-        findings.add(_check_record_of_model(record, checkpoint))
+    findings.add(_check_reference(checkpoint, reference) if checkpoint and reference else None)
+    findings.add(_check_record_of_model(record, checkpoint) if record and checkpoint else None)
     if findings.found:
         raise UnlearnError.of(findings.found)
-    if not (method and accelerator and checkpoint and manifest and data and splits):
+    if not (method and accelerator and checkpoint and manifest and read and splits):
         raise RuntimeError("a part is missing without a finding")  # a bug of ours, not the user's mistake
     return Prepared(
         job=job,
@@ -113,7 +115,7 @@ def prepare(job: Job, *, writing: bool = True) -> Prepared:
         checkpoint=checkpoint,
         reference=reference,
         manifest=manifest,
-        train=data[0],
+        train=read[0],
         splits=splits,
         record=record,
         references=references,
@@ -165,7 +167,7 @@ def load_model(job: Job, name: str) -> Checkpoint:
     )
 
 
-def _source(job: Job) -> DataSource:
+def _source(job: Job, data: tuple[MapDataset, MapDataset] | None) -> DataSource:
     return DataSource(
         data_dir=job.data_dir,
         dataset=job.dataset,
@@ -175,7 +177,7 @@ def _source(job: Job) -> DataSource:
         input_key=job.input_key,
         target_key=job.target_key,
         id_key=job.id_key,
-        function=job.data,
+        function=data or job.data,
     )
 
 
@@ -189,8 +191,13 @@ def make_accelerator(device: str | None) -> Accelerator:
         An accelerator on that device; fp32.
 
     Raises:
-        UnlearnError: If the device is unknown or not there.
+        UnlearnError: If the device is unknown or not there, or this is one of several processes.
     """
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":  # each would do everything, and write the same folder
+        raise UnlearnError(
+            f"This was started in {processes} processes (WORLD_SIZE) and runs in one; start it with --num_processes 1, "
+            f"or without a launcher."
+        )
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     kind = (device or "cpu").partition(":")[0]
     if not there.get(kind, False):
@@ -209,13 +216,13 @@ def _check_out(out: Path) -> str | None:
     return None
 
 
-def _check_numbers(job: Job) -> list[str]:
+def _check_numbers(job: Job, *, has_data: bool) -> list[str]:
     findings = []
     if job.batch_size < 1:
         findings.append(f"--batch-size {job.batch_size} is too small; take 1 or more.")
     if not 0 <= job.seed < 2**32:
         findings.append(f"--seed {job.seed} is out of range; take 0 to {2**32 - 1}.")
-    if not job.has_data:
+    if not has_data:
         findings.append("There is no data: give --data-dir FOLDER, or --data package.module:function.")
     return findings
 

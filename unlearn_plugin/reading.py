@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.ids import dataset_labels, root_rows, sample_keys
 from unlearn_plugin.hugging_face import list_hugging_face
-from unlearn_plugin.listing import DataSource, Listed, find_split, read_image
+from unlearn_plugin.listing import DataSource, Listed, MapDataset, find_split, read_image
 from unlearn_plugin.tables import TABLES, list_table
 from unlearn_plugin.user_code import load_function
 from unlearn_plugin.web_shards import list_shards
@@ -39,15 +39,6 @@ _MODES = {1: "L", 3: "RGB"}
 _CANNOT_OPEN = (RuntimeError, ValueError, TypeError, LookupError, OSError, ImportError, AssertionError)
 # What Pillow raises on files that are damaged, cut off, too large or no images at all.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-
-@runtime_checkable
-class MapDataset(Protocol):
-    """A data set that knows its length and gives (image, label) by row."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int, /) -> Any: ...
 
 
 def open_split(source: DataSource, split: str, channels: int) -> Listed:
@@ -90,12 +81,12 @@ def open_split(source: DataSource, split: str, channels: int) -> Listed:
     return replace(listed, open=open_image)
 
 
-def call_function(name: str) -> tuple[Listed, Listed, bool]:
+def call_function(function: str | tuple[MapDataset, MapDataset]) -> tuple[Listed, Listed, bool]:
     """Ask the user's function for the data.
 
     Args:
-        name: ``package.module:function``; called without arguments, it returns (train, held-out), two map-style
-            data sets of (image tensor, label), with ``ids`` and ``classes`` if they have them.
+        function: ``package.module:function``, called without arguments; or what it returns: (train, held-out), two
+            map-style data sets of (image tensor, label), with ``ids`` and ``classes`` if they have them.
 
     Returns:
         Training data, held-out data, and whether a row gives the same image every time.
@@ -103,13 +94,14 @@ def call_function(name: str) -> tuple[Listed, Listed, bool]:
     Raises:
         UnlearnError: If there is no such function, or it returns something else.
     """
-    pair = load_function(name, "--data")()
+    pair = load_function(function, "--data")() if isinstance(function, str) else function
+    name = f"--data {function!r} returned" if isinstance(function, str) else "data is"
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise UnlearnError(f"--data {name!r} returned {type(pair).__name__}; it must return (train, held-out).")
+        raise UnlearnError(f"{name} {type(pair).__name__}; give (train, held-out).")
     for dataset in pair:
         if isinstance(dataset, IterableDataset) or not isinstance(dataset, MapDataset):
             raise UnlearnError(
-                f"--data {name!r} returned {type(dataset).__name__}; it must return data sets with __len__ and "
+                f"{name} {type(dataset).__name__}; give data sets with __len__ and "
                 f"__getitem__ that give (image tensor, label)."
             )
     with _random_state_kept():

@@ -130,20 +130,54 @@ class Family:
         Raises:
             UnlearnError: If there is no such method.
         """
-        cls = self.get(name)
-        kinds = _option_kinds(cls)
-        lines = [f"{name}: {getattr(cls, 'summary', None) or getattr(cls, 'title', '')}", ""]
-        needs = getattr(cls, "needs", None)
-        if isinstance(needs, enum.Flag):
-            lines.append("needs   " + ", ".join(str(need.name).lower() for need in type(needs) if need in needs))
-        if getattr(cls, "exact", False):
+        about = self.facts(name)
+        lines = [f"{name}: {about['summary']}", ""]
+        if about["needs"]:
+            lines.append("needs   " + ", ".join(about["needs"]))
+        if about["exact"]:
             lines.append("exact   yes: trains without the forget data, so the process itself is the evidence")
-        lines += [*_paragraph("source  ", cls.source), "", "options (-o NAME=VALUE):" if kinds else "no options"]
-        for field in dataclasses.fields(cls):
-            if field.name in kinds:
-                lines.append(f"  {field.name}={as_text(field.default)}  ({allowed_values(kinds[field.name])})")
-                lines += _paragraph(" " * 6, field.metadata.get("help", ""))
+        lines += _paragraph("source  ", about["source"])
+        lines += ["", "options (-o NAME=VALUE):" if about["options"] else "no options"]
+        for option in about["options"]:
+            lines.append(f"  {option['name']}={as_text(option['default'])}  ({option['allowed']})")
+            lines += _paragraph(" " * 6, option["help"])
         return "\n".join(lines)
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What `describe` says, as JSON values.
+
+        Args:
+            name: One of `names`.
+
+        Returns:
+            ``name``, ``summary``, ``needs``, ``exact``, ``source``, and ``options``: ``name``, ``default``,
+            ``allowed`` in words, and ``help`` of each.
+
+        Raises:
+            UnlearnError: If there is no such method.
+        """
+        cls = self.get(name)
+        needs = getattr(cls, "needs", None)
+        kinds = _option_kinds(cls)
+        return {
+            "name": name,
+            "summary": getattr(cls, "summary", None) or getattr(cls, "title", ""),
+            "needs": [str(need.name).lower() for need in type(needs) if need in needs]
+            if isinstance(needs, enum.Flag)
+            else [],
+            "exact": getattr(cls, "exact", False),
+            "source": cls.source,
+            "options": [
+                {
+                    "name": field.name,
+                    "default": field.default,
+                    "allowed": allowed_values(kinds[field.name]),
+                    "help": field.metadata.get("help", ""),
+                }
+                for field in dataclasses.fields(cls)
+                if field.name in kinds
+            ],
+        }
 
     def _places(self) -> dict[str, str | EntryPoint]:
         """Module or entry point of every method, by name."""

@@ -11,6 +11,8 @@ from unlearn_plugin.job_file import JOB_FILE, check_published_job, read_job
 from unlearn_plugin.pipeline import make_trial, measure_all
 from unlearn_plugin.preparation import Prepared, load_model, prepare
 from unlearn_plugin.progress import Progress
+from unlearn_plugin.reading import MapDataset
+from unlearn_plugin.report.notebook import verification_html
 from unlearn_plugin.report.report import read_report, rounded
 from unlearn_plugin.signing import PublicKey, check_signature
 from unlearn_plugin.soundness import check_soundness
@@ -42,6 +44,10 @@ class Verification:
     findings: list[str] = field(default_factory=list)
     measured: dict[str, Any] | None = None
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return verification_html(self.checked, self.skipped, self.findings)
+
     def note(self, what: str, findings: list[str]) -> None:
         """Keep the outcome of one check."""
         if findings:
@@ -57,6 +63,7 @@ def verify(
     private: Path | None = None,
     key: PublicKey | None = None,
     progress: Progress | None = None,
+    data: tuple[MapDataset, MapDataset] | None = None,
 ) -> Verification:
     """Check all that the folder says of itself, and its signature; measure everything again where the job is at hand.
 
@@ -66,6 +73,7 @@ def verify(
         private: The private folder; beside `out` when not given.
         key: Whose signature must be there.
         progress: Wraps long loops in a bar.
+        data: The (train, held-out) data sets that the job had in memory.
 
     Returns:
         What was checked and found.
@@ -84,9 +92,12 @@ def verify(
         return found
     job = read_job(kept / JOB_FILE)
     found.note("evidence/job.json is the public part of the job", check_published_job(job, out))
+    if not (data or job.has_data):
+        found.skipped.append("weights and measurements: the data were in memory; give them to verify() in Python")
+        return found
     if reference:
         job = replace(job, reference=reference)
-    prepared = prepare(replace(job, out=str(out)), writing=False)
+    prepared = prepare(replace(job, out=str(out)), writing=False, data=data)
     found.note("the model before is the one the report names", _check_before(report, prepared))
     found.note("the request is the one the report commits to", _check_commitment(report, prepared, kept))
     _measure_again(out, report, prepared, found, progress or Progress())

@@ -53,3 +53,13 @@ def test_a_numbered_device_is_taken_and_leaves_the_environment_as_it_was() -> No
     before = dict(os.environ)
     assert str(make_accelerator("cpu:0").device) == "cpu:0"
     assert dict(os.environ) == before
+
+
+def test_several_processes_are_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert make_accelerator("cpu").num_processes == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = dict(os.environ)
+    with pytest.raises(UnlearnError, match=r"was started in 2 processes \(WORLD_SIZE\) and runs in one; start it with"):
+        make_accelerator("cpu")
+    assert dict(os.environ) == before

@@ -285,8 +285,8 @@ def test_random_augmentation_is_noticed_without_touching_the_random_state() -> N
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (one_only, "returned OwnData; it must return .train, held-out."),
-        (streams, "returned Stream; it must return data sets with __len__"),
+        (one_only, "returned OwnData; give .train, held-out."),
+        (streams, "returned Stream; give data sets with __len__"),
         (empty, "The split 'train' is empty"),
         (repeated, "The id 'case-0' stands for 2 samples"),
         (tensors, "A label is .*one whole number"),

@@ -203,6 +203,13 @@ def test_a_private_folder_without_the_key_is_refused(copy: Path, tmp_path: Path)
         verify(copy)
 
 
+def test_in_a_notebook_what_is_wrong_stands_first(copy: Path) -> None:
+    (copy / "README.md").write_text("# All good")
+    shown = verify(copy, private=copy)._repr_html_()
+    assert "1 findings" in shown
+    assert shown.index("README.md was changed.") < shown.index("the verdict follows")
+
+
 def test_a_folder_that_is_no_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnlearnError, match=r"report\.json"):
         verify(tmp_path)

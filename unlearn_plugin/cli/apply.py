@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from unlearn_plugin.cli.display import comparison, plan_of
+from unlearn_plugin.cli.command import Command, Option, answer, json_option
+from unlearn_plugin.cli.display import comparison, facts_of, plan_of
 from unlearn_plugin.cli.options import job_options, make_job
 from unlearn_plugin.cli.sign import load_signer
 
@@ -20,27 +21,35 @@ _COLOURS = {
 }
 
 
-@click.command(short_help="Unlearn a forget manifest from a model, and judge the result.")
+@click.command(cls=Command, short_help="Unlearn a forget manifest from a model, and judge the result.")
 @job_options
 @click.option(
     "--config",
+    cls=Option,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Job file (.yaml, .json) that gives any of these flags by name; the command line goes before it.",
+    help="Job file (.yaml, .json) with any of these flags by name; the command line goes before it.",
 )
-@click.option("--sign-key", type=click.Path(path_type=Path), metavar="KEY.pem", help="Sign what is written.")
-@click.option("--dry-run", is_flag=True, help="Check the whole job and say what would be done; write nothing.")
+@click.option(
+    "--sign-key", cls=Option, type=click.Path(path_type=Path), metavar="KEY.pem", help="Sign what is written."
+)
+@click.option(
+    "--dry-run", cls=Option, is_flag=True, help="Check the whole job and say what would be done; write nothing."
+)
+@json_option
 def apply(config: Path | None, sign_key: Path | None, dry_run: bool, **given: Any) -> None:  # noqa: ANN401  # Job's
     """Unlearn a forget manifest from a model, judge the result, and write weights and report to OUT.
 
     \b
-    unlearn apply --model local-dir:model --data-dir data --forget forget.csv \\
-        --record record --method mini --out cleaned
-    unlearn apply --model net.pth --arch resnet18 --dataset torch/cifar10 --data-dir cifar \\
-        --forget ids.txt --method finetune -o epochs=5 --out cleaned
+    Examples:
+      unlearn apply --model local-dir:model --data-dir data \\
+          --forget forget.csv --record record --method mini --out cleaned
+      unlearn apply --model net.pth --arch resnet18 --data-dir data \\
+          --forget ids.txt --method finetune -o epochs=5 --out cleaned
+      unlearn apply --config cleaned.private/job.yaml --out again
 
     Everything is checked first, and all that is wrong is listed at once. Published files hold counts and
-    digests, never sample ids; OUT.private, which must stay with you, holds the paths that repeat the job.
+    digests, never sample ids; OUT.private, which must stay with you, holds the job.yaml that repeats the run.
     """  # noqa: D301  # click knows \b as a character
     from unlearn_plugin.pipeline import run
     from unlearn_plugin.preparation import prepare
@@ -48,10 +57,19 @@ def apply(config: Path | None, sign_key: Path | None, dry_run: bool, **given: An
     job = make_job(given, config)
     signer = load_signer(sign_key) if sign_key else None
     if dry_run:
-        click.echo(plan_of(prepare(job)))
+        plan = facts_of(prepare(job))
+        answer("plan", **plan)
+        click.echo(plan_of(plan))
         return
     outcome = run(job, signer=signer)
     overall = outcome.report["overall"]
+    answer(
+        "apply",
+        folder=str(outcome.folder),
+        status=overall["status"],
+        released=overall["released"],
+        report=outcome.report,
+    )
     click.echo(comparison([outcome.report]))
     click.secho(overall["status"], fg=_COLOURS.get(overall["status"], "red"), bold=True)
     click.echo(overall["statement"])

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from unlearn_plugin.cli.command import Command, Option, answer, json_option
+
 __all__ = ["audit"]
 
 _NAMES = {
@@ -20,21 +22,46 @@ _NAMES = {
 }
 
 
-@click.command(short_help="Judge an output folder by many retrained models.")
+@click.command(cls=Command, short_help="Judge an output folder by many retrained models.")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--retrained", multiple=True, required=True, metavar="MODEL", help="Trained without F; give 3 or more.")
 @click.option(
-    "--unlearned", multiple=True, metavar="MODEL", help="Trained on all and unlearned likewise; 8 make a game."
+    "--retrained",
+    cls=Option,
+    group="models",
+    multiple=True,
+    required=True,
+    metavar="MODEL",
+    help="Trained without F; give 3 or more.",
+    extra="required",
 )
-@click.option("--private", type=click.Path(path_type=Path), metavar="DIR", help="Where OUT.private lies.")
-@click.option("--write", type=click.Path(path_type=Path), metavar="FILE", help="Write the audit as JSON as well.")
+@click.option(
+    "--unlearned",
+    cls=Option,
+    group="models",
+    multiple=True,
+    metavar="MODEL",
+    help="Trained on all and unlearned likewise; 8 make a game.",
+)
+@click.option(
+    "--private",
+    cls=Option,
+    group="evidence",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where OUT.private lies.",
+)
+@click.option(
+    "--write", cls=Option, type=click.Path(path_type=Path), metavar="FILE", help="Write the audit as JSON as well."
+)
+@json_option
 def audit(
     out: Path, retrained: tuple[str, ...], unlearned: tuple[str, ...], private: Path | None, write: Path | None
 ) -> None:
     """Judge the output folder OUT by models that were really retrained: could it be one of them?
 
     \b
-    unlearn audit cleaned --retrained r1 --retrained r2 --retrained r3
+    Example:
+      unlearn audit cleaned --retrained r1 --retrained r2 --retrained r3
 
     With three retrained models every number is placed within the range one more retrained model would give. With
     eight retrained and eight unlearned ones, an attacker also tries to tell the two kinds apart (U-LiRA).
@@ -42,6 +69,7 @@ def audit(
     from unlearn_plugin.audit.full import audit as judge
 
     found = judge(out, retrained, unlearned, private=private)
+    answer("audit", **found)
     click.echo(_equivalence(found["equivalence"], found["models"]["retrained"]))
     click.echo(_games(found["games"], found["models"]))
     if write:

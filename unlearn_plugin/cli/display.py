@@ -4,23 +4,54 @@ from collections.abc import Mapping
 from typing import Any
 
 from unlearn_plugin.primary import primary
+from unlearn_plugin.values import as_text
 
-__all__ = ["comparison", "plan_of", "purge_of"]
+__all__ = ["comparison", "facts_of", "lines_of", "plan_of", "purge_of"]
 
 
-def plan_of(prepared: Any) -> str:  # noqa: ANN401  # Prepared; importing it here would load torch
-    """What a checked job would do, in lines."""
+def facts_of(prepared: Any) -> dict[str, Any]:  # noqa: ANN401  # Prepared; importing it here would load torch
+    """What a checked job would do, as JSON values."""
     from dataclasses import asdict
 
     job, splits, checkpoint = prepared.job, prepared.splits, prepared.checkpoint
-    settings = ", ".join(f"{key}={value}" for key, value in asdict(prepared.method).items())
+    return {
+        "model": {
+            "architecture": checkpoint.architecture,
+            "num_classes": checkpoint.num_classes,
+            "source": checkpoint.source,
+        },
+        "data": {
+            "n_train": len(prepared.train.ids),
+            "n_forget": len(splits.forget),
+            "n_retain": len(splits.retain),
+            "n_tuning": len(splits.tuning),
+            "n_verdict": len(splits.verdict),
+        },
+        "method": job.method,
+        "options": asdict(prepared.method),
+        "device": str(prepared.accelerator.device),
+        "out": job.out,
+    }
+
+
+def plan_of(facts: Mapping[str, Any]) -> str:
+    """What a checked job would do, in lines.
+
+    Args:
+        facts: What `facts_of` gives.
+
+    Returns:
+        The lines.
+    """
+    model, data = facts["model"], facts["data"]
+    settings = ", ".join(f"{key}={as_text(value)}" for key, value in facts["options"].items())
     lines = [
-        f"model      {checkpoint.architecture}, {checkpoint.num_classes} classes, from {checkpoint.source}",
-        f"data       {len(prepared.train.ids)} for training; held out: {len(splits.tuning)} + {len(splits.verdict)}",
-        f"forget     {len(splits.forget)} samples; {len(splits.retain)} retained ones may be used",
-        f"method     {job.method}: {settings or 'no options'}",
-        f"device     {prepared.accelerator.device}",
-        f"out        {job.out}",
+        f"model      {model['architecture']}, {model['num_classes']} classes, from {model['source']}",
+        f"data       {data['n_train']} for training; held out: {data['n_tuning']} + {data['n_verdict']}",
+        f"forget     {data['n_forget']} samples; {data['n_retain']} retained ones may be used",
+        f"method     {facts['method']}: {settings or 'no options'}",
+        f"device     {facts['device']}",
+        f"out        {facts['out']}",
         "Nothing is wrong; nothing was written (--dry-run).",
     ]
     return "\n".join(lines)
@@ -81,3 +112,23 @@ def _row(label: str, report: Mapping[str, Any], who: str, seconds: str, status: 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def lines_of(facts: Mapping[str, Any]) -> str:
+    """Facts by name, one a line.
+
+    Args:
+        facts: Numbers, truth values, text, or short lists of these.
+
+    Returns:
+        The lines.
+    """
+    return "\n".join(f"{name.replace('_', ' '):<22}{_words(value)}" for name, value in facts.items())
+
+
+def _words(value: Any) -> str:  # noqa: ANN401  # any plain value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(one) for one in value[:24]) + " …" * (len(value) > 24) or "none"
+    return f"{value:,}" if isinstance(value, int) else as_text(value)

@@ -1,13 +1,16 @@
 """Options of ``unlearn apply``, made from the fields of `Job`, and the job made from what was given."""
 
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from unlearn_plugin.cli.command import Option
 from unlearn_plugin.job import Job, Setting, Shape, settings
+from unlearn_plugin.values import as_text
 
 __all__ = ["job_options", "make_job"]
 
@@ -63,10 +66,40 @@ def _option(setting: Setting) -> Callable[[F], F]:
         words = [f"{setting.spelling}/--no-{setting.spelling[2:]}"]
     elif typing.get_origin(kind) is Literal:
         kind = click.Choice(typing.get_args(kind))
-    several = setting.shape is not Shape.ONE
+    elif setting.flag.path:
+        kind = click.Path()  # nothing is checked here; it tells a shell what to complete
+    default = "" if setting.default in (None, "") else f"default: {as_text(setting.default)}"
     return click.option(
-        *words, metavar=setting.flag.metavar, help=setting.flag.help, type=kind, multiple=several, default=None
+        *words,
+        cls=_MethodOption if setting.shape is Shape.MAPPING else Option,
+        metavar=None if isinstance(kind, click.Choice) else setting.flag.metavar,
+        help=setting.flag.help,
+        type=kind,
+        multiple=setting.shape is not Shape.ONE,
+        default=None,
+        group=setting.flag.group.value,
+        values=_method_names if setting.name == "method" else None,
+        extra="required" if setting.required else default,
     )
+
+
+def _method_names() -> Sequence[str]:
+    from unlearn_plugin.registry import unlearners
+
+    return unlearners().names()
+
+
+class _MethodOption(Option):
+    """``-o``: completes the options of the method that was chosen, each with its default."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from unlearn_plugin.registry import unlearners
+
+        if ctx.params.get("method") not in _method_names():
+            return []
+        options = unlearners().facts(ctx.params["method"])["options"]
+        items = [(f"{option['name']}={as_text(option['default'])}", option["help"]) for option in options]
+        return [CompletionItem(word, help=text) for word, text in items if word.startswith(incomplete)]
 
 
 def _method_options(given: tuple[str, ...]) -> dict[str, str]:

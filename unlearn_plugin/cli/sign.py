@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from unlearn_plugin.cli.command import Command, Option
+
 if TYPE_CHECKING:
     from unlearn_plugin.signing import Signer
 
@@ -14,18 +16,29 @@ __all__ = ["PASSPHRASE", "load_signer", "sign"]
 PASSPHRASE = "UNLEARN_KEY_PASSPHRASE"  # environment variable, for machines where nobody can be asked
 
 
-@click.command(short_help="Sign an output folder, after reading it.")
+@click.command(cls=Command, short_help="Sign an output folder, after reading it.")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--key", required=True, type=click.Path(path_type=Path), metavar="KEY.pem", help="Private key of `unlearn keygen`."
+    "--key",
+    cls=Option,
+    group="evidence",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="KEY.pem",
+    help="Private key of `unlearn keygen`.",
+    extra="required",
 )
 def sign(out: Path, key: Path) -> None:
     """Sign the output folder OUT: its weights, report, page, card and evidence, as they are now.
 
+    \b
+    Example:
+      unlearn sign cleaned --key vault/key.pem
+
     All that the folder alone allows is checked first, and a folder with a finding is not signed. The signature says
     that the holder of the key vouches for these files; not that the report is true. Nothing but
     evidence/report.dsse.json is written.
-    """
+    """  # noqa: D301  # click knows \b as a character
     from unlearn_hooks.errors import UnlearnError
     from unlearn_plugin.report.report import read_report
     from unlearn_plugin.soundness import check_soundness

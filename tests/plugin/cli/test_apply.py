@@ -326,3 +326,22 @@ def test_a_verdict_that_refuses_release_ends_with_exit_code_3_and_keeps_the_repo
     assert (tmp_path / "out" / "report.html").exists()
     assert not list((tmp_path / "out").rglob("*.safetensors"))
     assert json.loads((tmp_path / "out" / "report.json").read_text())["model"]["after"] is None
+
+
+def test_with_json_apply_answers_with_the_report_and_no_sample_is_named(scene: Scene, tmp_path: Path) -> None:
+    done = apply(scene, tmp_path, {"-o": "epochs=1"}, "--json")
+    document = json.loads(done.stdout)
+    assert (document["schema"], document["folder"]) == ("urn:unlearn-plugin:apply:1", str(tmp_path / "out"))
+    assert document["report"] == json.loads((tmp_path / "out" / "report.json").read_text())
+    assert document["released"] == (done.exit_code == 0)
+    assert document["status"] in done.stderr
+    ids = [Path(line).name for line in scene.forget.read_text().split()[1:]]
+    assert [name for name in ids if name in done.output] == []
+
+
+def test_with_json_a_dry_run_answers_with_the_plan_and_a_mistake_with_a_count(scene: Scene, tmp_path: Path) -> None:
+    plan = json.loads(apply(scene, tmp_path, {}, "--dry-run", "--json").stdout)
+    assert (plan["schema"], plan["data"]["n_forget"]) == ("urn:unlearn-plugin:plan:1", 100)
+    done = apply(scene, tmp_path, text(tmp_path, "3/nobody.png"), "--json")
+    assert json.loads(done.stdout) == {"schema": "urn:unlearn-plugin:error:1", "command": "apply", "findings": 1}
+    assert "3/nobody.png" in done.stderr

@@ -1,5 +1,6 @@
 """``unlearn audit`` says what lies outside the range of retrained models, and whether a game was played."""
 
+import json
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, games: Any, *words: str) -> str:
     monkeypatch.setattr("unlearn_plugin.audit.full.audit", lambda *_, **__: found)
     result = CliRunner().invoke(main, ["audit", "out", "--retrained", "r", *words])
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def test_numbers_outside_the_range_of_retrained_models_stand_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +39,12 @@ def test_a_game_is_told_with_its_p_value_and_the_ceiling(monkeypatch: pytest.Mon
     output = shown(monkeypatch, {"forget": GAME})
     (line,) = [line for line in output.splitlines() if line.startswith("forget")]
     assert line.split() == ["forget", "0.910", "0.990", "0.001", "0.40", "0.90"]
+
+
+def test_with_json_the_whole_audit_is_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = json.loads(shown(monkeypatch, {"forget": GAME}, "--json"))
+    assert document["schema"] == "urn:unlearn-plugin:audit:1"
+    assert document["games"]["forget"]["auc"] == 0.91
 
 
 def test_retrained_models_are_required_and_a_missing_folder_is_one_sentence() -> None:

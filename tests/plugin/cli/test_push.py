@@ -41,6 +41,17 @@ def test_push_says_where_the_files_are_and_keeps_account_beside_them(hub: Hub, t
     assert [event["event"] for event in events] == ["pushed"]
 
 
+def test_with_json_the_plan_the_push_and_the_purge_are_one_document(hub: Hub, tmp_path: Path) -> None:
+    out = str(make_folder(tmp_path / "out"))
+    planned = json.loads(invoke("push", out, *PURGE, "--json").stdout)
+    assert planned["plan"]["steps"][1] == "delete the tag v1"
+    assert (planned["pushed"], planned["purged"]) == (None, None)
+    done = json.loads(invoke("push", out, *PURGE, "--confirm", "clinic/classifier", "--json").stdout)
+    assert done["schema"] == "urn:unlearn-plugin:push:1"
+    assert done["pushed"]["repository"] == "clinic/classifier"
+    assert done["purged"]["erasure"] == "PENDING"
+
+
 def test_push_refuses_a_changed_folder_in_a_sentence(hub: Hub, tmp_path: Path) -> None:
     out = make_folder(tmp_path / "out")
     (out / "config.json").write_text("{}")
