@@ -50,7 +50,7 @@ def test_python_m_is_the_same_program_and_answers_before_one_can_wait() -> None:
 
 
 def test_python_m_refuses_to_run_in_several_processes(tmp_path: Path) -> None:
-    words = ("--model", "resnet18", "--forget", "f.csv", "--method", "finetune", "--out", str(tmp_path / "out"))
+    words = ("--model", "missing.pth", "--forget", "f.csv", "--method", "finetune", "--out", str(tmp_path / "out"))
     done = python_m("apply", *words, WORLD_SIZE="2", RANK="0")
     assert done.returncode == 1
     assert "was started in 2 processes" in done.stderr
