@@ -67,11 +67,17 @@ def test_the_output_folder_is_sound_and_its_signature_fits() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_changed_byte_in_the_golden_output_is_found(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
+def test_harm_to_any_file_of_the_golden_output_is_found_and_the_file_named(
+    tmp_path: Path, name: str, harm: str
+) -> None:
     folder = Path(shutil.copytree(OUTPUT, tmp_path / "out"))
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
-    (folder / name).write_bytes(content)
+    if harm == "delete":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content if harm == "flip" else content[: len(content) // 2])
     key = PublicKey.load(GOLDEN / "officer.pub.pem")
     try:
         findings = [*check_digests(folder), *check_signature(folder, key)]

@@ -125,3 +125,9 @@ def test_a_keyword_that_is_not_known_is_never_skipped() -> None:
 def test_a_long_value_is_cut_in_the_message() -> None:
     (found,) = misfits("x" * 500, {"type": "integer"})
     assert len(found) < 120
+
+
+def test_true_is_not_one() -> None:
+    assert misfits(1, {"const": True}) == ["the whole is 1, not True"]
+    assert misfits(False, {"enum": [0, "x"]}) == ["the whole is False, not 0 or x"]
+    assert misfits(1.0, {"enum": [1]}) == []
