@@ -1,7 +1,7 @@
 """Calibration: how much surer a model is of a sample than models that never saw it would lead one to expect."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -10,6 +10,8 @@ from torch import nn
 
 from unlearn_plugin.metrics.base import Split, Trial
 from unlearn_plugin.statistics import Matched, match_classes
+
+Level = Callable[[Float64[np.ndarray, " n"]], Float64[np.ndarray, " n"]]
 
 FEWEST_TUNING = 30  # fewer leave the expected level of unusual samples to chance
 NO_REFERENCES = (
@@ -55,14 +57,35 @@ def calibrate(model: nn.Module, trial: Trial) -> Calibrated | None:
     parts = [_margins(model, trial, split) for split in ("tuning", "forget", "controls")]
     if trial.tuning is None or any(part is None for part in parts):
         return None
-    (tuning, known), *others = (part for part in parts if part is not None)
-    there = np.isfinite(tuning)
+    tuning, *others = (part for part in parts if part is not None)
+    fitted = fit_level(*tuning)
+    if fitted is None:
+        return None
+    level, spread = fitted
+    return Calibrated(*(own - level(outside) for outside, own in others), spread)
+
+
+def fit_level(outside: Float64[np.ndarray, " t"], scores: Float64[np.ndarray, " t"]) -> tuple[Level, float] | None:
+    """Find what score is to be expected of an unseen sample.
+
+    Args:
+        outside: Out-of-sample margins of the tuning controls, nan where there is none.
+        scores: Their scores of any kind.
+
+    Returns:
+        The expected score by out-of-sample margin, nan for nan, and the spread of the scores about it; ``None`` for
+        fewer than 30 tuning controls.
+    """
+    there = np.isfinite(outside)
     if there.sum() < FEWEST_TUNING:
         return None
-    fitted = IsotonicRegression().fit(tuning[there], known[there])
-    level = partial(np.interp, xp=fitted.X_thresholds_, fp=fitted.y_thresholds_)  # nan stays nan
-    forget, controls = (own - level(outside) for outside, own in others)
-    return Calibrated(forget, controls, float((known - level(tuning))[there].std()))
+    fitted = IsotonicRegression().fit(outside[there], scores[there])
+
+    def level(margins: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        found: Float64[np.ndarray, " n"] = np.interp(margins, fitted.X_thresholds_, fitted.y_thresholds_)
+        return found
+
+    return level, float((scores - level(outside))[there].std())
 
 
 def matched_scores(model: nn.Module, trial: Trial) -> Matched | None:

@@ -1,7 +1,7 @@
 """Neighbours: is F known by slightly changed copies, and what became of the retained samples that are most like it?"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,8 @@ class Neighbours(Metric):
 
     Value: the AUC of `membership` with the mean margin of three copies of each image of F and of the controls: with
     noise of a tenth of the image's standard deviation, moved by a sixteenth of its size, and mirrored. The copies are
-    drawn from the judge's seed, no method sees them. A model that never saw F gives 0.5. ``p_value`` is that of the
+    drawn from the judge's seed, no method sees them. With reference models the margin expected of each image is taken
+    off first, see `calibrate`. A model that never saw F gives 0.5. ``p_value`` is that of the
     value; the AUC of each kind of copy stands beside it.
 
     ``details["retained"]``: the AUC of the margins of the retained samples nearest to F (Euclidean, same class, in the
@@ -86,23 +87,16 @@ class Neighbours(Metric):
             The AUC of the mean margins; missing when no class of F has enough controls.
         """
         contest = Contest.of(trial, self.samples)
-        seen = {name: _changed(contest, name, trial.seed).outputs(model, trial) for name in CHANGES}
-        main = self._compare(contest, list(seen.values()))
+        seen = {name: _changed(contest, name, trial.seed).margins(model, trial) for name in CHANGES}
+        main = contest.compare([np.mean(part, axis=0) for part in zip(*seen.values(), strict=True)])
         if main is None:
             return Measurement.missing(NOT_COMPARABLE)
         details = {
-            **{name: without_p_value(self._compare(contest, [pair])) for name, pair in seen.items()},
+            **{name: without_p_value(contest.compare(margins)) for name, margins in seen.items()},
             "p_value": main["p_value"],
             "retained": without_p_value(_retained(model, trial)),
         }
         return Measurement(value=main["value"], low=main["low"], high=main["high"], n=main["n"], details=details)
-
-    @staticmethod
-    def _compare(contest: Contest, pairs: list[tuple[Outputs, Outputs]]) -> dict[str, Any] | None:
-        forget, controls = (torch.stack([pair[side].margins for pair in pairs]).mean(0).numpy() for side in (0, 1))
-        return compare(
-            forget, contest.forget.labels.numpy(), controls, contest.controls.labels.numpy(), contest.subjects
-        )
 
 
 def nearest_retained(forget: Outputs, retain: Outputs) -> Bool[np.ndarray, " r"]:
@@ -150,17 +144,15 @@ class _Changed:
 
 
 def _changed(contest: Contest, name: str, seed: int) -> Contest:
-    forget, controls = (
-        Samples(
-            ImageData(
-                dataset=_Changed(samples, CHANGES[name], seed),
-                ids=samples.ids,
-                labels=samples.labels,
-                classes=samples.data.classes,
-                deterministic=False,  # looked at once: not to be kept
-            ),
-            torch.arange(len(samples)),
+    def changed(samples: Samples) -> Samples:
+        data = ImageData(
+            dataset=_Changed(samples, CHANGES[name], seed),
+            ids=samples.ids,
+            labels=samples.labels,
+            classes=samples.data.classes,
+            deterministic=False,  # looked at once: not to be kept
         )
-        for samples in (contest.forget, contest.controls)
-    )
-    return Contest(forget, controls, contest.subjects)
+        return Samples(data, torch.arange(len(samples)))
+
+    tuning = None if contest.tuning is None else changed(contest.tuning)
+    return replace(contest, forget=changed(contest.forget), controls=changed(contest.controls), tuning=tuning)

@@ -1,11 +1,13 @@
 """The attack of the probes: the same number as the primary test, on a part that is drawn once and for all."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from tests.plugin.trials import HeadOnly, make_trial, with_margins
+from tests.plugin.trials import HeadOnly, make_trial, samples_of, with_margins
 from unlearn_plugin.metrics._contest import Contest, compare, without_p_value
 from unlearn_plugin.metrics.membership import Membership
 
@@ -69,3 +71,36 @@ def test_without_a_class_to_compare_there_is_nothing() -> None:
     assert compare(np.zeros(5), np.zeros(5, int), np.zeros(4), np.zeros(4, int)) is None
     assert without_p_value(None) is None
     assert without_p_value({"value": 0.5, "p_value": 0.5}) == {"value": 0.5}
+
+
+def test_with_references_an_unusual_request_is_compared_with_equally_hard_controls() -> None:
+    """F is much harder than the controls and remembered a little; only the calibrated contest sees that."""
+    generator = torch.Generator().manual_seed(3)
+
+    def part(size: int, hardness: float, known: float) -> tuple[torch.Tensor, tuple[torch.Tensor, list[int]]]:
+        outside = torch.randn(size, generator=generator) - hardness
+        own = outside + 0.2 * torch.randn(size, generator=generator) + known
+        labels = [row % CLASSES for row in range(size)]
+        return outside, (with_margins(own, labels, CLASSES), labels)
+
+    (forget, f), (controls, c), (tuning, t) = part(60, 3.0, 1.0), part(600, 0.0, 0.0), part(600, 0.0, 0.0)
+    model = HeadOnly(CLASSES, CLASSES)
+    trial = make_trial(f, drawn(30, 1), c, original=model, classes=CLASSES)
+    plain = Contest.of(trial, 1000).attack(model, trial)
+    judged = dataclasses.replace(
+        trial, tuning=samples_of(*t, CLASSES), references={"forget": forget, "controls": controls, "tuning": tuning}
+    )
+    calibrated = Contest.of(judged, 1000).attack(model, judged)
+    assert plain["value"] < 0.2
+    assert calibrated["value"] > 0.6
+    assert calibrated["p_value"] < 0.01
+
+
+def test_a_sample_without_a_reference_leaves_all_uncalibrated() -> None:
+    trial = trial_of()
+    margins = {"forget": torch.full((60,), torch.nan), "controls": torch.zeros(300), "tuning": torch.zeros(300)}
+    judged = dataclasses.replace(trial, tuning=trial.controls, references=margins)
+    assert Contest.of(judged, 1000).outside == ()
+    assert Contest.of(judged, 1000).attack(trial.original, judged) == Contest.of(trial, 1000).attack(
+        trial.original, trial
+    )

@@ -1,0 +1,88 @@
+"""The judge as the product has it, on one model of the zoo: all measurements that count, and the verdict."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from tests.benchmarks.zoo.world import CLASSES, Cell, World
+from unlearn_hooks.controls import recorded_holdout
+from unlearn_hooks.references import recorded_references
+from unlearn_plugin.data import Samples
+from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.progress import Progress
+from unlearn_plugin.registry import metrics
+from unlearn_plugin.report.report import rounded
+from unlearn_plugin.verdict import Verdict, decide
+
+# what the verdict does not look at; leaving it out saves most of the zoo's time
+NOT_JUDGED = {
+    "alignment",
+    "change",
+    "clusters",
+    "completeness",
+    "conformal",
+    "feature_space",
+    "suppression",
+    "tails",
+    "three_way",
+}
+_RETAINED = 1000
+
+
+def make_trial(world: World, cell: Cell) -> Trial:
+    """What the judge looks at for one request."""
+    held, references = recorded_holdout(world.record), recorded_references(world.record, "judge")
+    retained = world.trained[~torch.isin(world.trained, cell.rows)]
+    order = torch.randperm(len(retained), generator=torch.Generator().manual_seed(world.seed))[:_RETAINED]
+    rows = {
+        "forget": cell.rows,
+        "retain": retained[order].sort().values,
+        "controls": held.verdict,
+        "tuning": held.tuning,
+    }
+    return Trial(
+        **{split: Samples(world.data, chosen) for split, chosen in rows.items()},
+        subjects=torch.zeros(len(cell.rows), dtype=torch.int64) if cell.kind == "subject" else None,
+        largely_requested=_largely_requested(world, cell),
+        classes=world.data.classes,
+        original=world.original,
+        accelerator=Accelerator(cpu=True),
+        seed=world.seed,
+        batch_size=1000,
+        progress=Progress(enabled=False),
+        references={
+            split: references.one_of_each_pair(rows[split], world.seed) for split in ("forget", "controls", "tuning")
+        },
+    )
+
+
+def _largely_requested(world: World, cell: Cell) -> tuple[int, ...]:
+    requested, there = (
+        torch.bincount(world.data.labels[rows], minlength=CLASSES) for rows in (cell.rows, world.trained)
+    )
+    return tuple(((requested > 0) & (requested >= 0.1 * there)).nonzero().flatten().tolist())
+
+
+def measure(model: nn.Module, trial: Trial) -> dict[str, Any]:
+    """Measurements of one model, by metric."""
+    family = metrics()
+    names = [name for name in family.names() if name not in NOT_JUDGED]
+    return {name: family.create(name, {}).measure(model, trial).as_dict() for name in names}
+
+
+def judge(cell: Cell, before: Mapping[str, Any], after: Mapping[str, Any], tier: str) -> Verdict:
+    """The verdict on what was measured before and after; tier A does without what the references gave."""
+    names = [name for name in before if tier == "B" or not name.startswith("calibrated_")]
+    measurements = {name: {"before": before[name], "after": after[name], "reference": None} for name in names}
+    return decide(
+        rounded({
+            "guard": {"reasons": []},
+            "procedure": {"exact": False},
+            "request": {"kind": "samples", "n_subjects": 1 if cell.kind == "subject" else None},
+            "model": {"num_classes": CLASSES, "reference": None},
+            "measurements": measurements,
+        })
+    )
