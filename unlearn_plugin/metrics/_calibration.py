@@ -57,12 +57,12 @@ def calibrate(model: nn.Module, trial: Trial) -> Calibrated | None:
     parts = [_margins(model, trial, split) for split in ("tuning", "forget", "controls")]
     if trial.tuning is None or any(part is None for part in parts):
         return None
-    tuning, *others = (part for part in parts if part is not None)
+    tuning, forget, controls = (part for part in parts if part is not None)
     fitted = fit_level(*tuning)
     if fitted is None:
         return None
     level, spread = fitted
-    return Calibrated(*(own - level(outside) for outside, own in others), spread)
+    return Calibrated(forget[1] - level(forget[0]), controls[1] - level(controls[0]), spread)
 
 
 def fit_level(outside: Float64[np.ndarray, " t"], scores: Float64[np.ndarray, " t"]) -> tuple[Level, float] | None:
