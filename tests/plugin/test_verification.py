@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.plugin.release_folder import NAMES
 from unlearn_hooks.errors import UnlearnError
+from unlearn_plugin import verification
 from unlearn_plugin.evidence import private_folder, write_digests
 from unlearn_plugin.pipeline import Outcome
 from unlearn_plugin.probes import PROBES
@@ -177,6 +178,15 @@ def test_a_forged_detail_that_turns_the_verdict_is_found_by_measuring_again(copy
 
     forge(copy, flatter)
     assert any(finding.startswith("The verdict is") for finding in findings(copy))
+
+
+def test_a_value_for_which_a_copy_is_trained_may_differ_by_half_its_interval_and_any_other_by_rounding() -> None:
+    told = {"value": 0.5, "low": 0.45, "high": 0.57}
+    assert verification._allowed("relearning", told) == pytest.approx(0.06)
+    assert verification._allowed("relearning", {**told, "low": None}) == verification._TOLERANCE
+    assert verification._allowed("membership", told) == verification._TOLERANCE
+    assert verification._close(0.5, 0.55, 0.06)
+    assert not verification._close(0.5, 0.55, verification._TOLERANCE)
 
 
 def test_other_weights_are_found(copy: Path) -> None:

@@ -114,9 +114,11 @@ class Metric(ABC):
         explanation: One plain sentence for the report's reader.
         source: Paper and link, or "standard".
         tier: What it needs: "A" nothing but the model, "B" references made at training time.
+        repeatable: Another machine measures the same, up to rounding; not so where a copy is trained.
     """
 
     tier: ClassVar[Tier] = "A"
+    repeatable: ClassVar[bool] = True
     goal: ClassVar[Goal]
     title: ClassVar[str]
     explanation: ClassVar[str]
