@@ -32,7 +32,7 @@ def run(shell: str, script: str, environment: dict[str, str]) -> str:
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not installed here")
     start = [shell, "--norc", "-c"] if shell == "bash" else [shell, "-c"]
-    done = subprocess.run([*start, script], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*start, script], env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.plugin.cli.invoke import invoke
@@ -17,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 def python_m(*words: str, **more: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'hooks'}", **more}
     command = [sys.executable, "-m", "unlearn_plugin", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_a_wrong_flag_is_a_usage_error_that_names_the_nearest() -> None:
@@ -38,15 +37,18 @@ def test_commands_are_listed_in_the_order_of_use() -> None:
     assert names == ["demo", "apply", "verify", "audit", "sign", "keygen", "push", "inspect", "methods", "completion"]
 
 
+def processor_seconds() -> float:
+    """Seconds that child processes have computed; a busy machine makes them wait, but not compute, longer."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def test_python_m_is_the_same_program_and_answers_before_one_can_wait() -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = python_m("--help")
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0
-        assert "unlearn apply" in done.stdout
-    assert min(seconds) < 1  # 0.1 s on an idle core; loading torch alone takes more than one
+    before = processor_seconds()
+    done = python_m("--help")
+    assert done.returncode == 0
+    assert "unlearn apply" in done.stdout
+    assert processor_seconds() - before < 0.5  # 0.15 s here; loading torch alone takes more than one
 
 
 def test_python_m_refuses_to_run_in_several_processes(tmp_path: Path) -> None:
