@@ -193,6 +193,15 @@ class Job:
             public=True,
         ),
     ] = None
+    surrogates: Annotated[
+        int,
+        Flag(
+            Group.JUDGE,
+            "N",
+            "Pseudo-requests like this one that the procedure is run on as well; 0 for none.",
+            public=True,
+        ),
+    ] = 0
     batch_size: Annotated[int, Flag(Group.JUDGE, "N", "Samples per forward pass of the judge.", public=True)] = 256
     out: Annotated[
         str, Flag(Group.OUTPUT, "OUT", "Folder to write: weights, report.json, report.html, model card.", path=True)

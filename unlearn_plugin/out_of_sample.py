@@ -12,11 +12,12 @@ from torch import Tensor
 from unlearn_hooks.controls import recorded_holdout
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.references import OutOfSample, recorded_references
+from unlearn_hooks.samples import recorded_samples
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.data import ImageData, Samples
 from unlearn_plugin.splits import SealedIds
 
-__all__ = ["JudgeReferences", "judge_references", "sealed_ids"]
+__all__ = ["JudgeReferences", "judge_references", "mean_recorded_loss", "sealed_ids"]
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,35 @@ def judge_references(record: TrainingRecord, train: ImageData, seed: int) -> Jud
     found = recorded_references(record, "judge")
     if found is None or recorded_holdout(record) is None:
         return None
+    return JudgeReferences(found, train, _record_rows(record, train), seed)
+
+
+def mean_recorded_loss(record: TrainingRecord, train: ImageData) -> Float32[Tensor, " n"] | None:
+    """Average the loss of each training sample over the epochs of the recorded training.
+
+    Args:
+        record: What training left behind, matched to the data.
+        train: The data that were recorded.
+
+    Returns:
+        One loss per row of `train`, in nats, nan where none was recorded; ``None`` if none was at all.
+    """
+    epochs = recorded_samples(record)
+    if not epochs:
+        return None
+    sums, counts = torch.zeros(len(train)), torch.zeros(len(train))
+    for epoch in epochs:
+        sums[epoch.rows] += epoch.loss
+        counts[epoch.rows] += 1
+    return (sums / counts)[_record_rows(record, train)]
+
+
+def _record_rows(record: TrainingRecord, train: ImageData) -> Int64[Tensor, " n"]:
+    """Row in the record of each row of the data."""
     names = train.ids if record.ids is None else record.ids
     rows = torch.empty(len(train), dtype=torch.int64)
     rows[torch.tensor([train.row_of[name] for name in names])] = torch.arange(len(names))
-    return JudgeReferences(found, train, rows, seed)
+    return rows
 
 
 def sealed_ids(record: TrainingRecord, train: ImageData) -> SealedIds | None:

@@ -35,6 +35,7 @@ from unlearn_plugin.report.html import render_html
 from unlearn_plugin.report.notebook import outcome_html
 from unlearn_plugin.report.report import SCHEMA, rounded, write_report
 from unlearn_plugin.signing import Signer
+from unlearn_plugin.surrogates import audit
 from unlearn_plugin.unlearners.base import Evidence
 from unlearn_plugin.values import as_text
 from unlearn_plugin.verdict import Verdict, decide
@@ -91,7 +92,8 @@ def run(
     prepared = prepare(job, data=data)
     model = prepared.checkpoint.copy()
     started = time.perf_counter()
-    facts = prepared.method.unlearn(model, _evidence(prepared, progress))
+    evidence = _evidence(prepared, progress)
+    facts = prepared.method.unlearn(model, evidence)
     seconds = time.perf_counter() - started
     prepared.checkpoint.settle(model)
     trial = make_trial(prepared, progress)
@@ -105,6 +107,8 @@ def run(
         "guard": guard,
         "measurements": measure_all(trial, after, progress, tier=prepared.tier),
     }
+    if job.surrogates and after is not None:
+        report["surrogates"] = audit(prepared, evidence, trial, after)
     report = rounded(report)  # the verdict must follow from the numbers as they are written
     verdict = decide(report)
     report["overall"] = rounded({**asdict(verdict), "process": "COMPLETE", "erasure": "PENDING"})

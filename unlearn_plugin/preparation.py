@@ -30,6 +30,8 @@ __all__ = ["Prepared", "load_model", "make_accelerator", "prepare"]
 
 T = TypeVar("T")
 
+FEWEST_SURROGATES = 5  # below, the spread between pseudo-requests is hardly known
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -87,8 +89,7 @@ def prepare(job: Job, *, writing: bool = True, data: tuple[MapDataset, MapDatase
     """
     findings = _Findings()
     findings.add(_check_out(Path(job.out)) if writing else None)
-    for finding in _check_numbers(job, has_data=bool(data or job.has_data)):
-        findings.add(finding)
+    findings.found += _check_numbers(job, has_data=bool(data or job.has_data))
     method = findings.attempt(lambda: unlearners().create(job.method, job.options))
     accelerator = findings.attempt(lambda: make_accelerator(job.device))
     checkpoint = findings.attempt(lambda: load_model(job, job.model))
@@ -102,6 +103,7 @@ def prepare(job: Job, *, writing: bool = True, data: tuple[MapDataset, MapDatase
     if read and manifest:
         make = partial(Splits.make, seed=job.seed, retain_fraction=job.retain_fraction, sealed=sealed)
         splits = findings.attempt(lambda: make(manifest, *read))
+        findings.add(_check_surrogates(job.surrogates, splits) if splits else None)
     findings.add(_check_needs(job, method) if method else None)
     findings.add(_check_reference(checkpoint, reference) if checkpoint and reference else None)
     findings.add(_check_record_of_model(record, checkpoint) if record and checkpoint else None)
@@ -225,6 +227,25 @@ def _check_numbers(job: Job, *, has_data: bool) -> list[str]:
     if not has_data:
         findings.append("There is no data: give --data-dir FOLDER, or --data package.module:function.")
     return findings
+
+
+def _check_surrogates(count: int, splits: Splits) -> str | None:
+    if count == 0:
+        return None
+    if count < FEWEST_SURROGATES:
+        return (
+            f"--surrogates {count} is too few to know how much they differ; take {FEWEST_SURROGATES} or more, or 0 for "
+            f"none."
+        )
+    size = int(torch.cat([splits.forget.labels, splits.retain.labels]).max()) + 1
+    wanted, there = (torch.bincount(part.labels, minlength=size) for part in (splits.forget, splits.retain))
+    most = int((there[wanted > 0] // wanted[wanted > 0]).min())
+    if splits.forgotten_classes or count > most:
+        return (
+            f"--surrogates {count} draws so many requests like this one from the retained data, no sample twice, and "
+            f"they have room for {most}; take fewer, or 0 for none."
+        )
+    return None
 
 
 def _check_needs(job: Job, method: Unlearner) -> str | None:

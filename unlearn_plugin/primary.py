@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["CALIBRATED", "PLAIN", "margin", "measured", "null_control", "part", "primary", "result", "tail", "tier"]
+__all__ = [
+    "CALIBRATED",
+    "PLAIN",
+    "margin",
+    "measured",
+    "null_control",
+    "part",
+    "primary",
+    "result",
+    "tail",
+    "tier",
+]
 
 LARGEST_MARGIN = 0.10  # of the AUC above 0.5 that a verdict may leave open
 PART_OF_EFFECT = 0.5  # of what the test saw before, the most that a verdict may leave open

@@ -39,7 +39,7 @@ def remarks(report: Mapping[str, Any], outcome: str) -> list[str]:
     """
     if outcome == "REFUSED":
         return []
-    return [*_calibration(report), *_features(report), *_reference(report)]
+    return [*_calibration(report), *_features(report), *_reference(report), *_surrogates(report)]
 
 
 def _calibration(report: Mapping[str, Any]) -> list[str]:
@@ -78,6 +78,28 @@ def _reference(report: Mapping[str, Any]) -> list[str]:
     return [
         f"The test raises an alarm on the retrained reference too (AUC {retrained['value']:.3f}): the held-out data do "
         f"not fit this request, or the reference saw the requested data."
+    ]
+
+
+def _surrogates(report: Mapping[str, Any]) -> list[str]:
+    """What the procedure left on pseudo-requests; it decides nothing about the request itself."""
+    found = report.get("surrogates")
+    if not found or not found["after"]:
+        return []
+    before, after = found["before"], found["after"]
+    text = (
+        f"The same procedure on {found['count']} pseudo-requests like this one, of {found['samples']} samples in all "
+        f"and matched by {found['matched_by']}, left an AUC of {after['value']:.3f} (95 % interval {after['low']:.3f} "
+        f"to {after['high']:.3f}; {before['value']:.3f} before). In what is left, this request is number "
+        f"{found['rank']} of {found['count'] + 1}."
+    )
+    if before["lower95"] <= 0.5:
+        return [f"{text} The test did not see the pseudo-requests before either, so nothing follows."]
+    if after["low"] > 0.5:
+        return [f"{text} So this procedure leaves a residual on requests like this one."]
+    return [
+        f"{text} So this procedure, on requests like this one, leaves at most an AUC of {after['upper95']:.3f} (95 %); "
+        f"about this request itself that decides nothing."
     ]
 
 
@@ -182,4 +204,5 @@ def statement(report: Mapping[str, Any], outcome: str, reasons: list[str], exact
         return " ".join([_EXACT, *([_EXACT_BUT[outcome]] if outcome in _EXACT_BUT else [])])
     if outcome == "NO_RESIDUAL_DETECTED":
         return _no_residual(report)
-    return _STATEMENTS[outcome].format(reasons=" ".join(reasons))
+    text = _STATEMENTS[outcome].format(reasons=" ".join(reasons))
+    return " ".join([text, *_surrogates(report)]) if outcome in ("INCONCLUSIVE", "LOW_SIDE") else text

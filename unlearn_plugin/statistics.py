@@ -1,12 +1,15 @@
 """Statistics of the judge: exact proportions, paired differences, AUC within classes, TPR at a low FPR."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 
 __all__ = [
     "MIN_CONTROLS_PER_CLASS",
@@ -16,8 +19,8 @@ __all__ = [
     "TailRate",
     "match_classes",
     "paired_difference",
+    "pooled_auc",
     "proportion",
-    "samples_needed",
     "stratified_auc",
     "stratified_roc",
     "tail_rate",
@@ -216,21 +219,41 @@ def stratified_auc(matched: Matched, subjects: Int64[np.ndarray, " f"] | None = 
     variance = 0.0
     if min(independent, len(matched.controls)) >= _SMALL:
         variance = _delong_variance(matched, beaten, units)
+    weights = _null_weights(matched, independent / len(beaten))
+    return _auc(value, variance, weights, norm, (len(beaten), len(matched.controls)))
+
+
+def pooled_auc(parts: Sequence[Matched]) -> Auc:
+    """Mean of the AUCs of several requests that were compared with the same controls.
+
+    Variance: that of the parts' AUCs over their number, plus what the shared controls add (DeLong, on the mean of what
+    the parts say of each control). Bounds use Student's t with one degree of freedom less than parts.
+
+    Args:
+        parts: At least two, with the same classes and the same controls in the same order; scores may be of different
+            models.
+
+    Returns:
+        The AUC with its bounds; `n_forget` counts the samples of all parts.
+    """
+    values = [_placements(part.forget, part.forget_class, part.controls, part.controls_class).mean() for part in parts]
+    beating = [1 - _placements(part.controls, part.controls_class, part.forget, part.forget_class) for part in parts]
+    first, value = parts[0], float(np.mean(values))
+    variance = float(np.var(values, ddof=1)) / len(parts) + _control_variance(first, np.mean(beating, axis=0))
+    counts = (sum(len(part.forget) for part in parts), len(first.controls))
+    return _auc(value, variance, _null_weights(first, 1.0), student(len(parts) - 1), counts)
+
+
+def _auc(value: float, variance: float, weights: tuple[float, float], law: Any, counts: tuple[int, int]) -> Auc:  # noqa: ANN401  # scipy's
+    """Bounds on the logit scale; by the null variance, made from the weights, where the estimated one does not do."""
+    levels = [float(law.ppf(level)) for level in (0.025, 0.975, 0.05, 0.95)]
     if variance > 0 and 0 < value < 1:
-        low, high, lower95, upper95 = (_logit_bound(value, variance, z) for z in _quantiles())
+        low, high, lower95, upper95 = (_logit_bound(value, variance, z) for z in levels)
         above = math.log(value / (1 - value)) * value * (1 - value) / math.sqrt(variance)
     else:
-        weights = _null_weights(matched, independent / len(beaten))
-        low, high, lower95, upper95 = (_score_bound(value, weights, z) for z in _quantiles())
+        low, high, lower95, upper95 = (_score_bound(value, weights, z) for z in levels)
         above = (value - 0.5) / math.sqrt(_variance_at(0.5, weights))
-    n_forget, n_controls = len(beaten), len(matched.controls)
-    return Auc(value, low, high, lower95, upper95, n_forget, n_controls, p_value=float(norm.sf(above)))
-
-
-def _quantiles() -> tuple[float, float, float, float]:
-    """Normal quantiles of low, high, lower95, upper95."""
-    two_sided, one_sided = float(norm.ppf(0.975)), float(norm.ppf(0.95))
-    return -two_sided, two_sided, -one_sided, one_sided
+    return Auc(value, low, high, lower95, upper95, *counts, p_value=float(law.sf(above)))
 
 
 def _placements(
@@ -266,11 +289,16 @@ def _delong_variance(matched: Matched, beaten: Float[np.ndarray, " f"], units: I
     k, n = len(sums), len(beaten)
     of_forget = k / (k - 1) * float((sums**2).sum()) / n**2
     beating = 1 - _placements(matched.controls, matched.controls_class, matched.forget, matched.forget_class)
+    return of_forget + _control_variance(matched, beating)
+
+
+def _control_variance(matched: Matched, beating: Float[np.ndarray, " c"]) -> float:
+    """What the choice of the controls adds, from the share of F that beats each."""
     sizes = np.bincount(matched.controls_class)
     means = np.bincount(matched.controls_class, weights=beating) / sizes
     squares = np.bincount(matched.controls_class, weights=(beating - means[matched.controls_class]) ** 2)
-    shares = np.bincount(matched.forget_class) / n
-    return of_forget + float((shares**2 * squares / (sizes - 1) / sizes).sum())
+    shares = np.bincount(matched.forget_class) / len(matched.forget)
+    return float((shares**2 * squares / (sizes - 1) / sizes).sum())
 
 
 def _logit_bound(value: float, variance: float, z: float) -> float:
@@ -362,19 +390,3 @@ def tail_rate(forget: Float[np.ndarray, " f"], controls: Float[np.ndarray, " c"]
     caught = proportion(int((forget > threshold).sum()), len(forget))
     realised = proportion(int((controls > threshold).sum()), len(controls))
     return TailRate(caught.value, caught.low, caught.high, realised.high)
-
-
-def samples_needed(margin: float, n_controls: int) -> int | None:
-    """Samples of F at which a true AUC of 0.5 is certified within `margin` in 80 % of cases.
-
-    Formula: (z_0.95 + z_0.80) sqrt((n_f + n_c + 1) / (12 n_f n_c)) <= margin, solved for n_f.
-
-    Args:
-        margin: Largest excess over 0.5 to be ruled out.
-        n_controls: Controls at hand.
-
-    Returns:
-        The number; ``None`` when no number of samples would do with so few controls.
-    """
-    needed = (margin / float(norm.ppf(0.95) + norm.ppf(0.80))) ** 2 * 12 * n_controls - 1
-    return math.ceil((n_controls + 1) / needed) if needed > 0 else None

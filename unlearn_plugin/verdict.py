@@ -1,15 +1,17 @@
 """The verdict: a pure function of report.json's measurements. Anyone can compute it again."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.stats import norm
+
 from unlearn_plugin.primary import margin, measured, null_control, part, primary, result, tail, tier
 from unlearn_plugin.probes import found_by_probes
 from unlearn_plugin.statements import further_limits, grounds, remarks, statement
-from unlearn_plugin.statistics import samples_needed
 
-__all__ = ["Verdict", "decide"]
+__all__ = ["Verdict", "decide", "samples_needed"]
 
 MAX_SHOWN_DROP = 0.01  # of accuracy on the controls: a drop shown to be larger fails
 MAX_POINT_DROP = 0.05  # a measured drop larger than this fails, whatever its interval
@@ -254,3 +256,19 @@ _RULES: tuple[tuple[str, Callable[[Mapping[str, Any]], list[str]]], ...] = (
 
 def _points(change: float) -> str:
     return f"{100 * change:+.1f} percentage points"
+
+
+def samples_needed(margin: float, n_controls: int) -> int | None:
+    """Samples of F at which a true AUC of 0.5 is certified within `margin` in 80 % of cases.
+
+    Formula: (z_0.95 + z_0.80) sqrt((n_f + n_c + 1) / (12 n_f n_c)) <= margin, solved for n_f.
+
+    Args:
+        margin: Largest excess over 0.5 to be ruled out.
+        n_controls: Controls at hand.
+
+    Returns:
+        The number; ``None`` when no number of samples would do with so few controls.
+    """
+    needed = (margin / float(norm.ppf(0.95) + norm.ppf(0.80))) ** 2 * 12 * n_controls - 1
+    return math.ceil((n_controls + 1) / needed) if needed > 0 else None

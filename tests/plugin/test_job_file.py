@@ -43,6 +43,7 @@ FULL = Job(
     target_key="label",
     id_key="row",
     tier="A",
+    surrogates=20,
     batch_size=64,
     device="cuda:1",
 )

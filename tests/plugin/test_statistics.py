@@ -11,8 +11,8 @@ from unlearn_plugin.statistics import (
     Matched,
     match_classes,
     paired_difference,
+    pooled_auc,
     proportion,
-    samples_needed,
     stratified_auc,
     stratified_roc,
     tail_rate,
@@ -305,16 +305,36 @@ def test_a_low_rate_is_measured_only_with_enough_controls(n: int, fpr: float, me
 # ---- how many samples
 
 
-def test_the_needed_samples_certify_in_four_of_five_cases() -> None:
-    needed = samples_needed(0.10, 1000)
-    assert needed is not None
-    generator = np.random.default_rng(7)
-    hits = 0
-    for _ in range(300):
-        hits += stratified_auc(matched(generator.normal(size=needed), generator.normal(size=1000))).upper95 < 0.6
-    assert 0.70 < hits / 300 < 0.90
+def requests(count: int, size: int, shift: float, seed: int) -> list[Matched]:
+    """Requests compared with the same controls; 4 classes, the second half of the controls' scores is the model's."""
+    generator = np.random.default_rng(seed)
+    controls, labels = generator.normal(size=200), np.arange(200) % 4
+    own = [generator.normal(shift, size=size) for _ in range(count)]
+    return [matched(forget, controls, np.arange(size) % 4, labels) for forget in own]
 
 
-def test_with_too_few_controls_no_number_of_samples_is_enough() -> None:
-    assert samples_needed(0.05, 100) is None
-    assert samples_needed(0.05, 5000) is not None
+def test_pooled_requests_have_the_mean_auc_and_the_samples_of_all() -> None:
+    parts = requests(6, 12, 0.5, 0)
+    found = pooled_auc(parts)
+    assert found.value == pytest.approx(np.mean([stratified_auc(part).value for part in parts]))
+    assert (found.n_forget, found.n_controls) == (72, 200)
+    assert found.low < found.lower95 < found.value < found.upper95 < found.high
+    assert found.high - found.low < stratified_auc(parts[0]).high - stratified_auc(parts[0]).low
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_the_pooled_interval_covers_the_truth(shift: float) -> None:
+    truth = norm.cdf(shift / np.sqrt(2))
+    found = [pooled_auc(requests(8, 8, shift, seed)) for seed in range(200)]
+    covered = np.mean([one.low <= truth <= one.high for one in found])
+    assert 0.90 <= covered <= 0.99
+
+
+def test_requests_that_all_agree_still_leave_what_the_controls_leave_open() -> None:
+    part = requests(1, 40, 0.3, 3)[0]
+    found = pooled_auc([part] * 6)
+    assert found.value == pytest.approx(stratified_auc(part).value)
+    assert found.high - found.low > 0.05
+    perfect = matched([9.0] * 8, np.arange(8.0) / 10)
+    assert pooled_auc([perfect] * 5).value == 1.0
+    assert pooled_auc([perfect] * 5).low < 0.95

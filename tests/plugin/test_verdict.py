@@ -5,6 +5,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -25,7 +26,8 @@ from unlearn_plugin.metrics.null_control import NullControl
 from unlearn_plugin.metrics.rounding import Rounding
 from unlearn_plugin.metrics.utility import Utility
 from unlearn_plugin.progress import Progress
-from unlearn_plugin.verdict import Verdict, decide
+from unlearn_plugin.statistics import match_classes, stratified_auc
+from unlearn_plugin.verdict import Verdict, decide, samples_needed
 
 STATUSES = {
     "NO_RESIDUAL_DETECTED",
@@ -394,6 +396,23 @@ def test_the_verdict_survives_the_way_through_json_and_leaves_the_report_alone()
     before = copy.deepcopy(report)
     assert decide(json.loads(json.dumps(report))) == decide(report)
     assert report == before
+
+
+def test_the_needed_samples_certify_in_four_of_five_cases() -> None:
+    needed = samples_needed(0.10, 1000)
+    assert needed is not None
+    generator = np.random.default_rng(7)
+    hits = 0
+    for _ in range(300):
+        forget, controls = generator.normal(size=needed), generator.normal(size=1000)
+        matched = match_classes(forget, np.zeros(needed, np.int64), controls, np.zeros(1000, np.int64))
+        hits += stratified_auc(matched).upper95 < 0.6
+    assert 0.70 < hits / 300 < 0.90
+
+
+def test_with_too_few_controls_no_number_of_samples_is_enough() -> None:
+    assert samples_needed(0.05, 100) is None
+    assert samples_needed(0.05, 5000) is not None
 
 
 # ---- the whole judge on real digits
