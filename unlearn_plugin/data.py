@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64
-from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -217,7 +216,7 @@ class _Prepared:
 
 
 def load_data(source: DataSource, checkpoint: Checkpoint) -> tuple[ImageData, ImageData]:
-    """Open the training and the held-out data as the model sees them: timm's evaluation transform, nothing random.
+    """Open the training and the held-out data as the model sees them, nothing random.
 
     A label becomes the position of its class among the model's outputs. Where the checkpoint names its outputs
     with the names of the class folders, in whatever order, the names decide; otherwise the data set's own order does.
@@ -236,7 +235,7 @@ def load_data(source: DataSource, checkpoint: Checkpoint) -> tuple[ImageData, Im
         *splits, deterministic = call_function(source.function)
         transform: Callable[[Any], Any] = _as_it_is
     else:
-        splits, transform = _open_both(source, checkpoint.data_config), _evaluation_transform(checkpoint.data_config)
+        splits, transform = _open_both(source, checkpoint.data_config), checkpoint.transform
         deterministic = True
     train, heldout = splits
     classes = _match_classes(train, heldout, checkpoint, mapped=source.class_map is not None)
@@ -256,12 +255,6 @@ def _open_both(source: DataSource, config: Mapping[str, Any]) -> list[Listed]:
     if findings:
         raise UnlearnError.of(list(dict.fromkeys(findings)))
     return splits
-
-
-def _evaluation_transform(config: Mapping[str, Any]) -> Callable[[Any], Any]:
-    names = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-    transform: Callable[[Any], Any] = create_transform(**{name: config[name] for name in names}, is_training=False)
-    return transform
 
 
 def _match_classes(train: Listed, heldout: Listed, checkpoint: Checkpoint, *, mapped: bool) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ _PUBLISHED = (
     SIGNATURE,
     "evidence/statement.json",
     _WEIGHTS,
+    "preprocessor_config.json",
     "report.html",
     "report.json",
 )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unlearn_hooks.errors import UnlearnError
 
-__all__ = ["PICKLED", "Weights", "describe_differences", "fits", "read_weights", "without_wrappers"]
+__all__ = ["PICKLED", "Weights", "describe_differences", "fits", "read_weights", "some_of", "without_wrappers"]
 
 Weights = dict[str, Tensor]
 
@@ -57,7 +57,7 @@ def read_weights(path: Path) -> Weights:
     weights = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
     if not weights:
         raise UnlearnError(
-            f"{path.name!r} holds no weights, only {_some([str(name) for name in found]) or 'nothing'}; "
+            f"{path.name!r} holds no weights, only {some_of([str(name) for name in found]) or 'nothing'}; "
             f"save the model's state_dict() in it."
         )
     _check_finite(weights, path)
@@ -89,7 +89,7 @@ def _check_header(path: Path) -> None:
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise UnlearnError(
-            f"{path.name!r} names {_some(twice)} more than once, so it is unclear which weights are meant; "
+            f"{path.name!r} names {some_of(twice)} more than once, so it is unclear which weights are meant; "
             f"get the file from where it was first saved."
         )
 
@@ -121,7 +121,7 @@ def _check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
     bad = [name for name, value in weights.items() if value.is_floating_point() and not value.float().isfinite().all()]
     if bad:
         raise UnlearnError(
-            f"{len(bad)} of {len(weights)} tensors in {path.name!r} hold numbers that are not finite: {_some(bad)}; "
+            f"{len(bad)} of {len(weights)} tensors in {path.name!r} hold numbers that are not finite: {some_of(bad)}; "
             f"give a checkpoint from before training diverged."
         )
 
@@ -184,14 +184,23 @@ def describe_differences(weights: Mapping[str, Tensor], model: Mapping[str, Tens
     extra = [name for name in weights if name not in model]
     clauses = []
     if shapes:
-        clauses.append(f"of another shape ({len(shapes)}): {_some(shapes, '; ')}")
+        clauses.append(f"of another shape ({len(shapes)}): {some_of(shapes, '; ')}")
     if missing:
-        clauses.append(f"missing ({len(missing)}): {_some(missing)}")
+        clauses.append(f"missing ({len(missing)}): {some_of(missing)}")
     if extra:
-        clauses.append(f"not part of the model ({len(extra)}): {_some(extra)}")
+        clauses.append(f"not part of the model ({len(extra)}): {some_of(extra)}")
     return clauses
 
 
-def _some(names: list[str], between: str = ", ") -> str:
+def some_of(names: list[str], between: str = ", ") -> str:
+    """List a few names for a message.
+
+    Args:
+        names: Any number of them.
+        between: What stands between two.
+
+    Returns:
+        The first three, and how many more there are.
+    """
     shown = between.join(names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown}{between}and {len(names) - _SHOWN} more"

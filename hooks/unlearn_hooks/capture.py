@@ -30,8 +30,8 @@ __all__ = [
 def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Module]:
     """Find the classifier head, whose input is the feature of a sample.
 
-    Without a name it is what timm's ``get_classifier()`` returns (the first one of several), or else the last
-    ``nn.Linear`` or 1x1 ``nn.Conv2d`` in the order of the modules.
+    Without a name it is the last ``nn.Linear`` or 1x1 ``nn.Conv2d``, in the order of the modules, of what timm's
+    ``get_classifier()`` returns, or else of the model.
 
     Args:
         model: A classifier, wrapped or not.
@@ -41,7 +41,7 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Module
         Name and module of the head.
 
     Raises:
-        UnlearnError: If there is no such module, or none that could be the head.
+        UnlearnError: If there is no such module, none that could be the head, or timm declares several.
     """
     modules: dict[str, nn.Module] = dict(model.named_modules())
     candidates = [key for key, module in modules.items() if _could_be_head(module)]
@@ -52,30 +52,34 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Module
                 f"{', '.join(candidates[-5:]) or ', '.join(list(modules)[-5:])}."
             )
         return name, modules[name]
-    declared = _declared_head(model)
-    found = next((key for key in candidates if modules[key] is declared), None)
-    if found is None and declared is None and candidates:
-        found = candidates[-1]
-    if found is None:
+    heads = _declared_heads(model)
+    if len(heads) > 1:
+        raise UnlearnError(
+            f"{type(model).__name__} has {len(heads)} classifier heads, and the feature is the input of one; build it "
+            f"with a single head, or name the one to look at, one of {', '.join(candidates[-5:])}."
+        )
+    inside = {module for head in heads for module in head.modules()}  # some declare a block that ends in the head
+    found = [key for key in candidates if not heads or modules[key] in inside]
+    if not found:
         raise UnlearnError(
             f"No classifier head was found in {type(model).__name__}; name the module whose input is the feature, "
             f"one of {', '.join(candidates[-5:]) or ', '.join(list(modules)[-5:])}."
         )
-    return found, modules[found]
+    return found[-1], modules[found[-1]]
 
 
 def _could_be_head(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
 
 
-def _declared_head(model: nn.Module) -> nn.Module | None:
+def _declared_heads(model: nn.Module) -> list[nn.Module]:
     """Ask the outermost module that knows; a wrapper such as DistributedDataParallel does not."""
     for module in model.modules():
         ask = getattr(module, "get_classifier", None)
         if callable(ask):
-            head = ask()
-            return head[0] if isinstance(head, (tuple, list, nn.ModuleList)) else head
-    return None
+            heads = ask()
+            return list(heads) if isinstance(heads, (tuple, list, nn.ModuleList)) else [heads]
+    return []
 
 
 def _as_features(head: nn.Module, tensor: Tensor) -> Float[Tensor, "n d"]:

@@ -38,7 +38,8 @@ def hooks_of(model: nn.Module) -> int:
         ("test_resnet", "fc"),
         ("test_vit", "head"),
         ("test_convnext", "head.fc"),
-        ("deit_tiny_distilled_patch16_224", "head"),
+        ("iformer_t", "head.head.l"),  # declares a block
+        ("dla34", "fc"),  # a 1x1 convolution
     ],
 )
 def test_timm_models_name_their_head(name: str, head: str) -> None:
@@ -55,8 +56,18 @@ def test_other_models_have_their_last_linear_layer_or_1x1_convolution_as_head() 
 
 
 def test_the_head_of_a_wrapped_model_is_still_the_declared_one() -> None:
-    model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3)  # its last linear layer is head_dist
-    assert find_head(nn.Sequential(model))[0] == "0.head"
+    model = timm.create_model("test_resnet", num_classes=3)
+    model.register_module("later", nn.Linear(3, 3))
+    assert find_head(nn.Sequential(model))[0] == "0.fc"
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "levit_128s", "efficientvim_m1"])
+def test_of_several_declared_heads_none_is_taken_unless_it_is_named(name: str) -> None:
+    model = timm.create_model(name, num_classes=3)
+    with pytest.raises(UnlearnError, match=r"has \d classifier heads"):
+        find_head(model)
+    last = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    assert find_head(model, last)[0] == last
 
 
 def test_a_named_head_is_taken_and_an_unknown_one_is_answered_with_the_candidates() -> None:

@@ -108,7 +108,7 @@ def test_head_channels_and_image_size_are_read_off_the_weights(tmp_path: Path, a
     model = make(architecture, **arguments)
     found = Checkpoint.load(write(tmp_path / "w.safetensors", model.state_dict()), arch=architecture)
     size = found.data_config["input_size"]
-    assert found.arguments.items() >= arguments.items()
+    assert found.blueprint.arguments.items() >= arguments.items()
     assert found.num_classes == arguments["num_classes"]
     assert size[0] == arguments.get("in_chans", 3) == len(found.data_config["mean"]) == len(found.data_config["std"])
     assert size[1:] == (arguments.get("img_size", 160),) * 2

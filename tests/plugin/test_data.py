@@ -14,6 +14,7 @@ from torch import nn
 from tests.plugin.pictures import write_digits
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin import data as data_module
+from unlearn_plugin.blueprints.named import NamedBlueprint
 from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.data import DataSource, ImageData, Samples, load_data
 
@@ -55,8 +56,8 @@ def checkpoint(**changes: Any) -> Checkpoint:
         "crop_mode": "center",
     }  # fmt: skip
     fields = {
-        "model": nn.Identity(), "architecture": "test_resnet", "arguments": {}, "data_config": config, "source": "here",
-        "num_classes": 3, "label_names": None, "dtypes": {}, "config": {},
+        "model": nn.Identity(), "blueprint": NamedBlueprint(architecture="test_resnet"), "data_config": config,
+        "source": "here", "num_classes": 3, "label_names": None, "dtypes": {},
     }  # fmt: skip
     return Checkpoint(**{**fields, **changes})
 

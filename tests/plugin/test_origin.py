@@ -62,8 +62,8 @@ FOUND = ("hf-hub:someone/few", "test_resnet", "hf-hub:someone/pickled")
 MISSING = {
     "hf-hub:someone/none": "The Hub has no model 'someone/none'",
     "hf-hub:someone/few@v9": "has no revision 'v9'",
-    "hf-hub:someone/other": "names no timm architecture",
-    "hf-hub:someone/config": "has no model.safetensors and no pytorch_model.bin",
+    "hf-hub:someone/other": "names neither a timm architecture nor a model_type of transformers",
+    "hf-hub:someone/config": "holds no weights; it should have model.safetensors or pytorch_model.bin",
     "hf-hub:a/b/c": "write hf-hub:owner/name",
     "test_vit": "The Hub has no model 'timm/test_vit.r160_in1k'",
     "resnet18.none": "the weights it has are resnet18.a1_in1k",
@@ -119,9 +119,9 @@ def test_a_hub_out_of_reach_is_said_so(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_folder_is_found_with_and_without_its_prefix(models: Path) -> None:
     for name in (f"local-dir:{models / 'few'}", str(models / "few")):
         origin = find_origin(name, None)
-        assert (origin.architecture, origin.words) == ("test_resnet", "local folder")
+        assert (origin.blueprint.architecture, origin.words) == ("test_resnet", "local folder")
         assert origin.weights == models / "few" / "model.safetensors"
-        assert origin.config["label_names"] == ["a", "b", "c"]
+        assert origin.blueprint.config["label_names"] == ["a", "b", "c"]
 
 
 def test_a_config_of_one_level_is_read_like_one_of_two(models: Path, tmp_path: Path) -> None:
@@ -130,22 +130,22 @@ def test_a_config_of_one_level_is_read_like_one_of_two(models: Path, tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps(old))
     (tmp_path / "model.safetensors").touch()
     found, expected = find_origin(str(tmp_path), None), find_origin(str(models / "few"), None)
-    assert found.config == expected.config
-    assert found.arguments == {"num_classes": 3}
+    assert found.blueprint.config == expected.blueprint.config
+    assert found.blueprint.arguments == {"num_classes": 3}
 
 
 def test_no_place_of_weights_is_taken_over_from_a_config(models: Path) -> None:
-    config = find_origin(str(models / "few"), None).config
+    config = find_origin(str(models / "few"), None).blueprint.config
     assert not {"url", "file", "hf_hub_id", "source", "state_dict", "custom_load"} & set(config)
 
 
 def test_a_file_takes_from_the_registry_only_what_holds_for_other_weights(tmp_path: Path) -> None:
     (tmp_path / "w.pth").touch()
     origin = find_origin(str(tmp_path / "w.pth"), "resnet18.a1_in1k")
-    assert origin.architecture == "resnet18"
+    assert origin.blueprint.architecture == "resnet18"
     assert origin.words == ".pth file"
-    assert origin.config["classifier"] == "fc"
-    assert not {"license", "tag", "num_classes", "label_names", "hf_hub_id"} & set(origin.config)
+    assert origin.blueprint.config["classifier"] == "fc"
+    assert not {"license", "tag", "num_classes", "label_names", "hf_hub_id"} & set(origin.blueprint.config)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_a_wrong_name_is_answered_with_the_nearest(
     [
         ("{", "no valid JSON"),
         ("[" * 100_000, "no valid JSON"),
-        ("[]", "names no timm architecture"),
-        ('{"architecture": 3}', "names no timm architecture"),
+        ("[]", "names neither a timm architecture nor"),
+        ('{"architecture": 3}', "names neither a timm architecture nor"),
         ('{"architecture": "resnet181"}', "knows no architecture 'resnet181'; the nearest names are resnet18"),
         ('{"architecture": "os:system"}', "if you trust it, give --arch os:system"),
     ],
@@ -191,7 +191,7 @@ def test_code_named_by_a_config_is_taken_only_if_the_user_names_it_too(tmp_path:
     (tmp_path / "config.json").write_text('{"architecture": "package.module:build", "model_args": {"width": 2}}')
     (tmp_path / "model.safetensors").touch()
     origin: Origin = find_origin(str(tmp_path), "package.module:build")
-    assert (origin.architecture, origin.arguments) == ("package.module:build", {"width": 2})
+    assert (origin.blueprint.architecture, origin.blueprint.arguments) == ("package.module:build", {"width": 2})
     with pytest.raises(UnlearnError, match=r"'package\.module:build' and --arch says 'other:build'"):
         find_origin(str(tmp_path), "other:build")
 
