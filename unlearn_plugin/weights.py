@@ -5,7 +5,7 @@ import json
 import pickle
 import re
 import struct
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unlearn_hooks.errors import UnlearnError
 
-__all__ = ["PICKLED", "Weights", "describe_differences", "fits", "read_weights", "some_of", "without_wrappers"]
+__all__ = [
+    "PICKLED",
+    "Weights",
+    "describe_differences",
+    "fits",
+    "load_into",
+    "read_weights",
+    "some_of",
+    "without_wrappers",
+]
 
 Weights = dict[str, Tensor]
 
@@ -163,6 +172,18 @@ def fits(weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> bool:
         missing: they are not used, and files written before there were any lack them.
     """
     return not describe_differences(weights, model)
+
+
+def load_into(model: nn.Module, weights: Weights) -> None:
+    """Load weights that fit; the batch counters of BatchNorm may be missing.
+
+    Args:
+        model: Gets the weights.
+        weights: For which `fits` is true, so they are of the layout that the model's code has today.
+    """
+    state = OrderedDict(weights)
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]  # torchvision's MNASNet asks for it
+    model.load_state_dict(state, strict=False)
 
 
 def describe_differences(weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> list[str]:

@@ -15,7 +15,7 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.blueprints.base import Blueprint, Filled
 from unlearn_plugin.blueprints.preprocessing import AskedInput, guess_channels, resolve_input
 from unlearn_plugin.user_code import is_function_name, load_function
-from unlearn_plugin.weights import Weights, describe_differences, without_wrappers
+from unlearn_plugin.weights import Weights, describe_differences, load_into, without_wrappers
 
 __all__ = ["MixinBlueprint", "is_mixin_class"]
 
@@ -77,7 +77,7 @@ class MixinBlueprint(Blueprint):
                 f"The weights in {file!r} are not those of {self.architecture!r}: {'; '.join(differences)}. "
                 f"Give the class they were saved with as --arch."
             )
-        model.load_state_dict(weights, strict=False)  # strict but for unused counters
+        load_into(model, weights)
         return Filled(self, model, {name: value.dtype for name, value in weights.items()})
 
     def input_config(self, model: nn.Module, asked: AskedInput) -> dict[str, Any]:

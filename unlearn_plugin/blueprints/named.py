@@ -14,7 +14,7 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.blueprints.base import Blueprint, Filled
 from unlearn_plugin.blueprints.preprocessing import AskedInput, guess_channels, resolve_input
 from unlearn_plugin.user_code import is_function_name, load_function
-from unlearn_plugin.weights import Weights, describe_differences, fits, without_wrappers
+from unlearn_plugin.weights import Weights, describe_differences, fits, load_into, without_wrappers
 
 __all__ = ["NamedBlueprint"]
 
@@ -76,7 +76,7 @@ class NamedBlueprint(Blueprint):
             model = blueprint._convert(weights, model, file)
             dtypes = {name: weights.get(name, value).dtype for name, value in model.state_dict().items()}
             return Filled(blueprint, model, dtypes)
-        model.load_state_dict(weights, strict=False)  # `fits` was strict already, but for unused counters
+        load_into(model, weights)
         return Filled(blueprint, model, {name: value.dtype for name, value in weights.items()})
 
     def _infer(self, model: nn.Module, weights: Weights) -> dict[str, Any]:
@@ -129,12 +129,12 @@ class NamedBlueprint(Blueprint):
         return converted
 
     def input_config(self, model: nn.Module, asked: AskedInput) -> dict[str, Any]:
-        """Settle timm's data configuration; nothing is cropped for code of one's own, which mostly gets whole images."""
+        """Settle timm's data configuration; nothing is cropped for own code, which mostly gets whole images."""
         own = is_function_name(self.architecture)
         known = {**({"crop_pct": 1.0} if own else {}), **self.config}
         default = guess_channels(model) if own else 3
         channels = int(self.arguments.get("in_chans") or known.get("input_size", (default,))[0])
-        return resolve_input(known, asked, channels=channels, side=self.arguments.get("img_size"))
+        return resolve_input(known, asked, channels=channels, built_for=self.arguments.get("img_size"))
 
     def config_files(
         self, input_config: Mapping[str, Any], num_classes: int, label_names: tuple[str, ...] | None

@@ -30,7 +30,7 @@ class AskedInput:
 
 
 def resolve_input(
-    known: Mapping[str, Any], asked: AskedInput, *, channels: int, side: int | None = None
+    known: Mapping[str, Any], asked: AskedInput, *, channels: int, built_for: int | Sequence[int] | None = None
 ) -> dict[str, Any]:
     """Settle timm's data configuration.
 
@@ -38,7 +38,7 @@ def resolve_input(
         known: What came with the checkpoint, with timm's names.
         asked: What the user said; it counts more.
         channels: Channels of an image.
-        side: Side of the image that the architecture was built for, if any.
+        built_for: Side, or height and width, of the images that the architecture was built for, if any.
 
     Returns:
         timm's ``input_size`` (c, h, w) or ``None`` where nobody said, ``mean``, ``std``, ``interpolation``,
@@ -47,7 +47,7 @@ def resolve_input(
     Raises:
         UnlearnError: If what the user said cannot be.
     """
-    size = asked.input_size or side or tuple(known.get("input_size", ())[1:])
+    size = asked.input_size or built_for or tuple(known.get("input_size", ())[1:])
     height, width = (size, size) if isinstance(size, int) else size or (1, 1)
     if min(height, width) < 1:
         raise UnlearnError(f"--input-size {height} is too small; give the side of the image in pixels.")

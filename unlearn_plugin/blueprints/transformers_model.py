@@ -152,8 +152,8 @@ class TransformersBlueprint(Blueprint):
         picture = Image.new("RGB" if channels == 3 else "L", (640, 480))
         return {
             "input_size": tuple(_processed(self._processor, picture).shape),
-            "mean": self._processor.image_mean if self._processor.do_normalize else None,
-            "std": self._processor.image_std if self._processor.do_normalize else None,
+            "mean": tuple(self._processor.image_mean) if self._processor.do_normalize else None,
+            "std": tuple(self._processor.image_std) if self._processor.do_normalize else None,
             _PROCESSOR: type(self._processor).__name__,
         }
 
