@@ -244,7 +244,10 @@ def load_data(source: DataSource, checkpoint: Checkpoint) -> tuple[ImageData, Im
 
 def _open_both(source: DataSource, config: Mapping[str, Any]) -> list[Listed]:
     if not config["input_size"]:
-        raise UnlearnError("The checkpoint does not say how large its images are; give --input-size in pixels.")
+        raise UnlearnError(
+            "The checkpoint does not say how large its images are; give --input-size in pixels (and --mean and --std, "
+            "if they are not ImageNet's)."
+        )
     findings: list[str] = []
     splits = []
     for split in (source.train_split, source.val_split):

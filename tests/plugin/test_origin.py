@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+import transformers
 
 from tests.plugin.hub_server import serve
+from tests.plugin.test_any_classifier import HubNetwork
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.origin import Origin, find_origin
 
@@ -25,7 +27,8 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.checkpoint import Checkpoint
 for name in sys.argv[1:]:
     try:
-        found = Checkpoint.load(name)
+        name, _, arch = name.partition(" ")
+        found = Checkpoint.load(name, arch=arch or None)
         print(json.dumps([found.architecture, found.source, found.num_classes, found.label_names, found.digest]))
     except UnlearnError as error:
         print(json.dumps(str(error)))
@@ -42,6 +45,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = {"label_names": ["a", "b", "c"]} if classes == 3 else {}
         timm.models.save_for_hf(model, place / name, model_config=config, safe_serialization=True)
     timm.models.save_for_hf(model, place / "pickled", safe_serialization=False)
+    names = {0: "a", 1: "b", 2: "c"}
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    config = transformers.ViTConfig(id2label=names, label2id={name: key for key, name in names.items()}, **small)
+    transformers.ViTForImageClassification(config).save_pretrained(place / "vit")
+    transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(place / "vit")
+    HubNetwork(outputs=4).save_pretrained(place / "mixin")
     for name in ("other", "config"):
         (place / name).mkdir()
     shutil.copy(place / "few" / "config.json", place / "config")
@@ -59,7 +68,9 @@ class Answers:
 
 
 FOUND = ("hf-hub:someone/few", "test_resnet", "hf-hub:someone/pickled")
+OF_OTHERS = ("hf-hub:someone/vit", f"hf-hub:someone/mixin {HubNetwork.__module__}:HubNetwork")
 MISSING = {
+    "hf-hub:someone/mixin": "give --arch package.module:Class",
     "hf-hub:someone/none": "The Hub has no model 'someone/none'",
     "hf-hub:someone/few@v9": "has no revision 'v9'",
     "hf-hub:someone/other": "names neither a timm architecture nor a model_type of transformers",
@@ -77,9 +88,9 @@ def answers(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Answers:
         hub.put("someone/few", models / "other")  # main moved on
         hub.put("someone/few", models / "few")
         hub.put("timm/test_resnet.r160_in1k", models / "full")
-        for name in ("pickled", "other", "config"):
+        for name in ("pickled", "other", "config", "vit", "mixin"):
             hub.put(f"someone/{name}", models / name)
-        names = [*FOUND, f"hf-hub:someone/few@{revision}", *MISSING]
+        names = [*FOUND, *OF_OTHERS, f"hf-hub:someone/few@{revision}", *MISSING]
         home = tmp_path_factory.mktemp("home")
         environment = {**os.environ, **hub.environment(home), "PYTHONPATH": f"{ROOT}:{ROOT / 'hooks'}"}
         command = [sys.executable, "-W", "ignore", "-c", SCRIPT, *names]
@@ -96,6 +107,14 @@ def test_models_on_the_hub_are_found_by_id_revision_and_timm_name(answers: Answe
     assert answers.by_name[pinned] == ["test_resnet", pinned, *few[2:]]
     assert bare[:3] == ["test_resnet", "hf-hub:timm/test_resnet.r160_in1k", 1000]
     assert pickled[2:] == bare[2:]
+
+
+def test_models_of_transformers_and_of_the_mixin_are_found_on_the_hub(answers: Answers) -> None:
+    vit, mixin = (answers.by_name[name] for name in OF_OTHERS)
+    assert vit[:4] == ["transformers:ViTForImageClassification", "hf-hub:someone/vit", 3, ["a", "b", "c"]]
+    assert mixin[1:4] == ["hf-hub:someone/mixin", 4, None]
+    asked = {path for method, path, _ in answers.requests if method in ("HEAD", "GET")}
+    assert "/someone/vit/resolve/main/preprocessor_config.json" in asked
 
 
 def test_a_pinned_revision_is_asked_for_by_its_id(answers: Answers) -> None:

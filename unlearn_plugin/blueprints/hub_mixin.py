@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -60,7 +62,8 @@ class MixinBlueprint(Blueprint):
             Path(folder, "config.json").write_text(json.dumps(dict(self.config)), encoding="utf-8")
             save_file({}, Path(folder, "model.safetensors"))
             try:
-                model: nn.Module = kind.from_pretrained(folder)  # type: ignore[attr-defined]  # `is_mixin_class`
+                with redirect_stdout(StringIO()):  # the mixin prints where it loads from, which is of no interest here
+                    model: nn.Module = kind.from_pretrained(folder)  # type: ignore[attr-defined]  # `is_mixin_class`
             except (TypeError, ValueError, KeyError, RuntimeError) as error:
                 raise UnlearnError(
                     f"--arch {self.architecture!r} cannot be built from the config.json of the model ({error}); "

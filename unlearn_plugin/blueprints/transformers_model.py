@@ -136,7 +136,7 @@ class TransformersBlueprint(Blueprint):
         """Undo the renaming of older files, as ``save_pretrained`` does."""
         from transformers.core_model_loading import revert_weight_conversion
 
-        return dict(revert_weight_conversion(model, state))  # type: ignore[arg-type]  # `fill` made it
+        return dict(revert_weight_conversion(model, state))
 
     def input_config(self, model: nn.Module, asked: AskedInput) -> dict[str, Any]:
         """What the image processor does; without one, what the user asked for."""
@@ -195,7 +195,8 @@ def _library() -> ModuleType:
         raise UnlearnError(
             "This is a model of transformers, which is not installed; pip install 'unlearn-plugin[transformers]'."
         ) from error
-    return transformers
+    module: ModuleType = transformers
+    return module
 
 
 @cache

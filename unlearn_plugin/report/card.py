@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from unlearn_plugin.primary import primary
 from unlearn_plugin.report.report import rounded
 from unlearn_plugin.report.wording import estimate, headline, number, percent, points
+from unlearn_plugin.user_code import is_function_name
 
 __all__ = ["render_card"]
 
@@ -50,10 +51,11 @@ def render_card(report: Mapping[str, Any]) -> str:
 
 def _metadata(report: Mapping[str, Any]) -> ModelCardData:
     results = _results(report["measurements"], primary(report))
+    library = _library(report["model"]["architecture"])
     return ModelCardData(
-        library_name="timm",
+        library_name=library,
         pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "machine-unlearning", "unlearn-plugin"],
+        tags=["image-classification", *([library] if library else []), "machine-unlearning", "unlearn-plugin"],
         model_name=f"{report['model']['architecture']} after unlearning" if results else None,
         eval_results=results or None,
     )
@@ -101,14 +103,33 @@ def _table(measurements: Mapping[str, Any], test: str) -> str:
 def _loading(report: Mapping[str, Any]) -> list[str]:
     if not (report["model"]["after"] or {}).get("digest"):
         return ["No weights were written."]
-    return [
-        "## Use",
-        "```python\n"
-        "import timm\n\n"
-        'model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True)\n'
-        'model = timm.create_model("hf-hub:OWNER/NAME", pretrained=True)  # once it is on the Hub\n'
-        "```",
-    ]
+    module, _, name = report["model"]["architecture"].partition(":")
+    ways = {
+        "timm": (
+            "import timm\n\n"
+            'model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True)\n'
+            'model = timm.create_model("hf-hub:OWNER/NAME", pretrained=True)  # once it is on the Hub\n'
+        ),
+        "transformers": (
+            "from transformers import AutoModelForImageClassification\n\n"
+            'model = AutoModelForImageClassification.from_pretrained("PATH_OF_THIS_FOLDER")\n'
+            'model = AutoModelForImageClassification.from_pretrained("OWNER/NAME")  # once it is on the Hub\n'
+        ),
+        None: (
+            f"from {module} import {name.partition('.')[0]}\n"
+            "from safetensors.torch import load_file\n\n"
+            f"model = {name}(...)  # with the arguments it was trained with\n"
+            'model.load_state_dict(load_file("PATH_OF_THIS_FOLDER/model.safetensors"))\n'
+        ),
+    }
+    return ["## Use", f"```python\n{ways[_library(report['model']['architecture'])]}```"]
+
+
+def _library(architecture: str) -> str | None:
+    """The library whose form the model has; ``None`` for a class of the user's own."""
+    if not is_function_name(architecture):
+        return "timm"
+    return "transformers" if architecture.startswith("transformers:") else None
 
 
 def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:

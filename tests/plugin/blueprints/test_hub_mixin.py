@@ -71,6 +71,11 @@ def test_a_class_without_arguments_needs_no_config(tmp_path: Path) -> None:
     Bare.from_pretrained(tmp_path / "out")
 
 
+def test_nothing_is_printed_while_building(capsys: pytest.CaptureFixture[str]) -> None:
+    MixinBlueprint(architecture=SMALL, config={}).build()
+    assert capsys.readouterr().out == ""
+
+
 def test_the_class_has_to_be_named(tmp_path: Path) -> None:
     Small().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"width": 4}')

@@ -66,6 +66,26 @@ def test_the_card_tells_how_to_load_the_model_with_timm() -> None:
     assert 'timm.create_model("hf-hub:' in text
 
 
+@pytest.mark.parametrize(
+    ("architecture", "library", "words"),
+    [
+        ("transformers:ViTForImageClassification", "transformers", 'Classification.from_pretrained("OWNER/NAME")'),
+        ("torchvision.models:resnet18", None, "from torchvision.models import resnet18\n"),
+        ("own.nets:Net.small", None, "from own.nets import Net\nfrom safetensors"),
+    ],
+)
+def test_the_card_tells_how_the_library_the_model_came_from_loads_it(
+    architecture: str, library: str | None, words: str
+) -> None:
+    report = example_report()
+    report["model"]["architecture"] = architecture
+    told = card(report)
+    assert told.data.library_name == library
+    assert "timm" not in told.data.tags
+    assert words in told.text
+    assert "create_model" not in told.text
+
+
 def test_digests_say_what_ran_on_what() -> None:
     text = render_card(example_report())
     for digest in ("b1" * 32, "a2" * 32, "d3" * 32, "c0" * 32):
