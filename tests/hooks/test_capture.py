@@ -4,6 +4,7 @@ import pytest
 import timm
 import timm.optim
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from unlearn_hooks.capture import (
@@ -53,6 +54,28 @@ def test_other_models_have_their_last_linear_layer_or_1x1_convolution_as_head() 
     assert find_head(small())[0] == "3"
     convolutional = nn.Sequential(nn.Linear(3, 3), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1), nn.AdaptiveAvgPool2d(1))
     assert find_head(convolutional)[0] == "2"
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("alexnet", "classifier.6"),
+        ("convnext_tiny", "classifier.2"),
+        ("densenet121", "classifier"),
+        ("efficientnet_b0", "classifier.1"),
+        ("maxvit_t", "classifier.5"),
+        ("mobilenet_v2", "classifier.1"),
+        ("squeezenet1_0", "classifier.1"),
+        ("swin_t", "head"),
+        ("vgg11", "classifier.6"),
+        ("vit_b_16", "heads.head"),
+    ],
+)
+def test_the_last_layer_of_torchvisions_classifiers_is_found(name: str, head: str) -> None:
+    with torch.device("meta"):
+        found, module = find_head(getattr(torchvision.models, name)(num_classes=7))
+    assert found == head
+    assert len(module.weight) == 7
 
 
 def test_the_head_of_a_wrapped_model_is_still_the_declared_one() -> None:

@@ -12,7 +12,7 @@ import timm
 import torch
 import torchvision
 import transformers
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from unlearn_hooks.capture import find_head, head_input, watch_training_forward
 from unlearn_plugin import pipeline
 from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.job import Job
+from unlearn_plugin.verification import verify
 
 CLASSES = ("a", "b", "c")
 HERE = f"{__name__}:"
@@ -345,6 +346,30 @@ def test_a_classifier_is_loaded_changed_saved_and_loaded_again_by_its_own_librar
         assert torch.equal(seen, ours)
         assert not torch.equal(seen, logits_of(model.eval()(images(case.side))))
     _same_files(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_model_of_transformers_can_be_verified_from_its_folder_alone(data: Path, tmp_path: Path) -> None:
+    case = CASES["transformers-vit"]
+    torch.manual_seed(0)
+    model = case.make()
+    learn(model, Checkpoint.load(case.save(model, tmp_path / "random")), data)
+    out = tmp_path / "out"
+    job = Job(
+        model=case.save(model, tmp_path / "in"), data_dir=str(data), forget=str(data / "forget.txt"),
+        method="finetune", options=OPTIONS["finetune"], device="cpu", out=str(out),
+    )  # fmt: skip
+    pipeline.run(job)
+    assert verify(out).findings == []
+    card = ModelCard.load(out / "README.md")
+    assert card.data.library_name == "transformers"
+    assert transformers.AutoImageProcessor.from_pretrained(out).size == {"height": 32, "width": 32}
+
+
+def test_what_torchvision_asks_for_beyond_the_weights_is_there(tmp_path: Path) -> None:
+    case = file_case("torchvision.models:mnasnet0_5", partial(torchvision.models.mnasnet0_5, num_classes=3), 32)
+    model = case.make()
+    found = Checkpoint.load(case.save(model, tmp_path / "in"), **case.flags, num_classes=3)
+    assert torch.equal(found.model(images(32)), model.eval()(images(32)))
 
 
 def _same_files(before: Path, after: Path) -> None:

@@ -1,6 +1,7 @@
 """Models that would go wrong without a word are refused in one sentence; sound ones pass and stay as they are."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -61,6 +62,12 @@ REFUSED = {
     "volo": (lambda: timm.create_model("volo_d1_224", img_size=64, num_classes=3), 64, "head 'head' alone"),
     "repvit": (lambda: timm.create_model("repvit_m0_9", num_classes=3), 64, "head 'head.head_dist.l' alone"),
     "levit": (lambda: timm.create_model("levit_128s", num_classes=3), 224, "has 2 classifier heads"),
+    "crossvit": (lambda: timm.create_model("crossvit_tiny_240", num_classes=3), 240, "has 2 classifier heads"),
+    "efficientvim": (lambda: timm.create_model("efficientvim_m1", num_classes=3), 64, "has 4 classifier heads"),
+    "imagegpt": (
+        lambda: of_transformers("imagegpt", architectures=["ImageGPTForImageClassification"], n_layer=1, n_embd=16), 32,
+        "ImageGPT",
+    ),
     "efficientformer": (lambda: timm.create_model("efficientformerv2_s0", num_classes=3), 64, "2 classifier heads"),
     "no head": (lambda: timm.create_model("test_resnet", num_classes=0), 64, "No classifier head"),
     "another size": (lambda: timm.create_model("deit_tiny_patch16_224", depth=1), 64, "cannot look at images of size"),
@@ -84,6 +91,17 @@ def test_what_would_go_wrong_is_refused_in_one_sentence(name: str) -> None:
     with pytest.raises(UnlearnError, match=words) as caught:
         check_head(make(), (3, side, side))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: timm.create_model("repvit_m0_9", num_classes=3, distillation=False),
+        lambda: torchvision.models.googlenet(init_weights=False, num_classes=3, aux_logits=False),
+    ],
+)
+def test_what_has_a_second_head_by_default_can_be_built_without(make: Callable[[], nn.Module]) -> None:
+    check_head(make(), (3, 64, 64))
 
 
 def test_a_sound_model_is_left_as_it_was_with_its_modes_and_the_random_state() -> None:
