@@ -151,12 +151,11 @@ def test_classes_that_are_not_told_are_asked_for() -> None:
 def test_the_holdout_is_sealed_before_the_first_step_and_survives_a_crash(tmp_path: Path) -> None:
     held = holdout(DATA, 30, 3)
     train(tmp_path / "r", held.train, held, close=False)
-    for found in (recorded_holdout(TrainingRecord.open(tmp_path / "r")),):
-        assert found is not None
-        assert found.seed == 3
-        assert torch.equal(found.tuning, held.sealed().tuning)
-        assert torch.equal(found.verdict, held.sealed().verdict)
-        assert not found.trained_on
+    found = recorded_holdout(TrainingRecord.open(tmp_path / "r"))
+    assert found is not None
+    assert (found.seed, found.trained_on) == (3, False)
+    assert torch.equal(found.tuning, held.sealed().tuning)
+    assert torch.equal(found.verdict, held.sealed().verdict)
     train(tmp_path / "r", held.train, held)  # again from the start: the same holdout is welcome
     assert not recorded_holdout(TrainingRecord.open(tmp_path / "r")).trained_on
     assert (tmp_path / "r" / "holdout.json").stat().st_mode & 0o777 == 0o600
