@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import f1_score, normalized_mutual_info_score
+from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 from torch import nn
 
@@ -37,7 +37,7 @@ class Clusters(Metric):
         resamples: Bootstrap draws.
 
     Source: F1 and NMI stand among the tools of MUDA, arXiv 2407.17710, of which the abstract was at hand; what is
-    clustered and matched is ours. scikit-learn's ``KMeans``, ``f1_score``, ``normalized_mutual_info_score``.
+    clustered and matched is ours. scikit-learn's ``KMeans`` and ``normalized_mutual_info_score``.
     """
 
     samples: int = 2000
@@ -123,7 +123,11 @@ def _fit(
 
 
 def _f1(labels: Int64[np.ndarray, " n"], found: Int64[np.ndarray, " n"]) -> float:
-    return float(f1_score(labels, found, labels=np.unique(labels), average="macro", zero_division=0))
+    """scikit-learn's ``f1_score`` over the classes of `labels`, a hundred times faster, which the bootstrap needs."""
+    size = int(max(labels.max(), found.max())) + 1
+    right, true, told = (np.bincount(one, minlength=size) for one in (labels[labels == found], labels, found))
+    present = true > 0
+    return float((2 * right[present] / (true + told)[present]).mean())
 
 
 def _nmi(labels: Int64[np.ndarray, " n"], found: Int64[np.ndarray, " n"]) -> float | None:
