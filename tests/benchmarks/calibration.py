@@ -2,11 +2,11 @@
 
     python tests/benchmarks/calibration.py
 
-Difficulty t lies in two clusters (one sample in five is mislabelled); a reference model sees o = 0.8 t + N(0, 1.5), the
-model itself phi = f(t) + N(0, 1.2), f a straight line or bent; what is remembered adds 2 nats to mislabelled samples and
-0.35 to the others. Requests have 100 samples: random ones, or the hardest fifth of 500, chosen with some error. Mean over
-repetitions, with 1,000 controls. The columns: random request never seen, the same remembered, hard request never seen,
-the same remembered. Under a minute on one core.
+Difficulty t lies in two clusters (one sample in five is mislabelled); a reference model sees o = 0.8 t + N(0, 1.5),
+the model itself phi = f(t) + N(0, 1.2), f a straight line or bent; what is remembered adds 2 nats to mislabelled
+samples and 0.35 to the others. Requests have 100 samples: random ones, or the hardest fifth of 500, chosen with some
+error. Mean over repetitions, with 1,000 controls. The columns: random request never seen, the same remembered, hard
+request never seen, the same remembered. Under a minute on one core.
 """
 
 from collections.abc import Callable
