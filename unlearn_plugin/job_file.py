@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,14 @@ def check_published_job(job: Job, folder: Path) -> list[str]:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         return [f"{_PUBLISHED} cannot be read ({error})."]
-    expected = _published(job)
-    keys = told.keys() | expected.keys() if isinstance(told, dict) else {"schema"}
-    differing = sorted(name for name in keys if not isinstance(told, dict) or told.get(name) != expected.get(name))
+    if not isinstance(told, dict):
+        return [f"{_PUBLISHED} is no job."]
+    expected, default = _published(job), {field.name: field.default for field in fields(Job)}
+    differing = sorted(
+        name
+        for name in told.keys() | expected.keys()
+        if told.get(name, default.get(name)) != expected.get(name)  # an earlier version knew fewer flags
+    )
     return [f"{_PUBLISHED} is not the job of the private folder: {', '.join(differing)}."] if differing else []
 
 
