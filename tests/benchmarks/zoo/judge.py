@@ -12,6 +12,7 @@ from unlearn_hooks.controls import recorded_holdout
 from unlearn_hooks.references import recorded_references
 from unlearn_plugin.data import Samples
 from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.probes import PROBES
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.report import rounded
@@ -30,6 +31,7 @@ NOT_JUDGED = {
     "three_way",
 }
 _RETAINED = 1000
+_PROBED = 1000  # samples of each kind that a probe looks at, at most; by itself it takes 2,000
 
 
 def make_trial(world: World, cell: Cell) -> Trial:
@@ -70,7 +72,8 @@ def measure(model: nn.Module, trial: Trial) -> dict[str, Any]:
     """Measurements of one model, by metric."""
     family = metrics()
     names = [name for name in family.names() if name not in NOT_JUDGED]
-    return {name: family.create(name, {}).measure(model, trial).as_dict() for name in names}
+    options = {name: {"samples": str(_PROBED)} if name in PROBES else {} for name in names}
+    return {name: family.create(name, options[name]).measure(model, trial).as_dict() for name in names}
 
 
 def judge(cell: Cell, before: Mapping[str, Any], after: Mapping[str, Any], tier: str) -> Verdict:
