@@ -76,8 +76,8 @@ class Collector(ABC):
 
     The recorder calls, in this order: `start` once (with the number of the first step to come); for every
     micro-batch of a training forward pass `batch`; after every optimizer step, when the weights are already
-    theta_(t+1) and the gradients are still those applied, `step`; at epoch ends, checkpoints and the end of the
-    run `flush`.
+    theta_(t+1) and the gradients are still those applied, `step`; at epoch ends `epoch_end`; at checkpoints and the
+    end of the run `flush`.
     """
 
     kind: ClassVar[str]
@@ -92,6 +92,10 @@ class Collector(ABC):
     @abstractmethod
     def step(self, step: Step, out: RecordWriter) -> None:
         """Take in one optimizer step, after it was made."""
+
+    def epoch_end(self, out: RecordWriter) -> None:
+        """Write what must not be lost if the run is continued from here without a state of the recorder."""
+        self.flush(out)
 
     def flush(self, out: RecordWriter) -> None:  # noqa: B027  # optional on purpose
         """Write what is still in memory, so that a resumed run counts nothing twice."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -15,6 +16,7 @@ from unlearn_hooks.training_record import RecordWriter, Shard, TrainingRecord
 __all__ = ["FeatureStatistics", "FeaturesCollector", "recorded_features"]
 
 _MOST_CLASS_ENTRIES = 4_000_000  # C d^2 up to which the second moments of single classes are worth their bytes
+_ENOUGH = 1024  # features that are added at once: one large product is cheaper than many small ones
 
 
 @contextmanager
@@ -126,7 +128,29 @@ class _Window:
         self.tensors["class_counts"] += members.sum(0)
         self.tensors["class_sums"].addmm_(members.mT, z)
         if "class_second" in self.tensors:
-            self.tensors["class_second"] += torch.einsum("nc,nd,ne->cde", members, z, z)
+            self._add_class_second(z, labels, members)
+
+    def _add_class_second(
+        self, z: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], members: Float[Tensor, "n C"]
+    ) -> None:
+        second = self.tensors["class_second"]
+        if z.device.type != "cpu":  # C times as many products, and nothing has to wait
+            for part, own in zip(torch.split(z, 256), torch.split(members, 256), strict=True):
+                second += torch.einsum("nc,nd,ne->cde", own, part, part)
+            return
+        order = labels.argsort()
+        present, counts = torch.unique_consecutive(labels[order], return_counts=True)
+        for label, part in zip(present.tolist(), torch.split(z[order], counts.tolist()), strict=True):
+            if 0 <= label < len(second):
+                second[label].addmm_(part.mT, part)
+
+
+class _Features(NamedTuple):
+    """What one micro-batch showed; `classes` is None where logits were not seen."""
+
+    features: Float[Tensor, "n d"]
+    labels: Int64[Tensor, " n"] | None
+    classes: int | None
 
 
 class FeaturesCollector(Collector):
@@ -141,7 +165,8 @@ class FeaturesCollector(Collector):
     def start(self, run: Run, first_step: int) -> None:
         """Begin with an empty window; see the base class."""
         super().start(run, first_step)
-        self._pending: list[tuple[Tensor, Tensor | None, int | None]] = []
+        self._pending: list[_Features] = []
+        self._waiting: list[_Features] = []
         self._window: _Window | None = None
         self._first, self._last, self._flushed = first_step, first_step - 1, first_step
 
@@ -154,21 +179,35 @@ class FeaturesCollector(Collector):
         labels = None
         if batch.labels is not None and len(batch.labels) == len(features):
             labels = batch.labels.to(features.device, non_blocking=True)
-        self._pending.append((features, labels, None if seen.logits is None else seen.logits.shape[1]))
+        self._pending.append(_Features(features, labels, None if seen.logits is None else seen.logits.shape[1]))
 
     @torch.no_grad()
     def step(self, step: Step, out: RecordWriter) -> None:
-        """Add the features of the step's micro-batches; every `window` steps, counted from 0, the window is written."""
+        """Take over the features of the step's micro-batches; every `window` steps, counted from 0, write them."""
         pending, self._pending = self._pending, []
-        for features, labels, classes in pending if not step.skipped else ():
-            with _full_precision(features.device):
-                if self._window is None:
-                    self._window, self._first = _Window(features, classes), step.number
-                self._window.add(features, labels)
+        if pending and not step.skipped:
+            if self._window is None:
+                with _full_precision(pending[0].features.device):
+                    self._window, self._first = _Window(pending[0].features, pending[0].classes), step.number
+            self._waiting += pending
         self._last = step.number
+        if sum(len(seen.features) for seen in self._waiting) >= _ENOUGH:
+            self._add_waiting()
         if (step.number + 1) % self.run.plan.window == 0:
             self._write(out)
 
+    def _add_waiting(self) -> None:
+        """Add to the window what waits: first what has labels, then what has none."""
+        waiting, self._waiting = self._waiting, []
+        for labelled in (True, False):
+            group = [seen for seen in waiting if (seen.labels is not None) == labelled]
+            if group and self._window is not None:
+                labels = torch.cat([seen.labels for seen in group if seen.labels is not None]) if labelled else None
+                features = torch.cat([seen.features for seen in group])
+                with _full_precision(features.device):
+                    self._window.add(features, labels)
+
+    @torch.no_grad()
     def flush(self, out: RecordWriter) -> None:
         """Write the open window; see the base class."""
         self._write(out)
@@ -177,6 +216,7 @@ class FeaturesCollector(Collector):
     def _write(self, out: RecordWriter) -> None:
         if self._window is None:
             return
+        self._add_waiting()
         written = out.append(self.kind, self._window.tensors, first=self._first, last=self._last, meta={})
         if written is not None:  # else the disk is too slow, and the window stays open
             self._window = None

@@ -25,12 +25,12 @@ def write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
     write_file(path, json.dumps(value, indent=1).encode())
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file, readable by its owner only, so that a crash leaves the old one or the new one.
 
     Args:
         path: The file; its folder exists.
-        data: What to write.
+        parts: What to write, one after the other.
 
     Raises:
         OSError: If the folder cannot be written or is full.
@@ -39,7 +39,7 @@ def write_file(path: Path, data: bytes) -> None:
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -186,7 +186,7 @@ class Recorder:
 
     def epoch(self, number: int) -> None:
         """Tell the number of the epoch that begins, counted from 0, where it is not the number of passes."""
-        self._write_out()
+        self._write_out(lambda collector: collector.epoch_end(self._writer))
         if not self._in_pass:
             self._pending.begin_pass()
         self._epoch = self._next_epoch = number
@@ -194,7 +194,7 @@ class Recorder:
 
     def flush(self) -> None:
         """Write what is in memory, and wait until it is on disk."""
-        self._write_out()
+        self._write_out(lambda collector: collector.flush(self._writer))
         with self._failing():
             self._writer.flush()
 
@@ -277,7 +277,7 @@ class Recorder:
                 self._unknown["no step of the optimizer was seen, was it made anew?"] += self._batches - batches
             self._in_pass = False
             self._next_epoch = self._epoch + (not self._epoch_told)
-            self._write_out()
+            self._write_out(lambda collector: collector.epoch_end(self._writer))
 
     def _start(self) -> None:
         """Begin the attempt, at the last moment at which the weights are still those of the first step."""
@@ -347,10 +347,10 @@ class Recorder:
         self._batch_size = max(self._batch_size, sum(length(batch) or 0 for batch in batches))
         self._tell(lambda collector: collector.step(step, self._writer))
 
-    def _write_out(self) -> None:
+    def _write_out(self, what: Callable[[Collector], None]) -> None:
         if self._started and not self._closed:
             with self._writer.patience():
-                self._tell(lambda collector: collector.flush(self._writer))
+                self._tell(what)
 
     def _tell(self, what: Callable[[Collector], None]) -> None:
         if self._failure is None:

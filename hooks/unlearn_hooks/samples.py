@@ -14,6 +14,7 @@ from unlearn_hooks.training_record import RecordWriter, TrainingRecord
 __all__ = ["EpochSamples", "SamplesCollector", "loss_and_margin", "recorded_samples"]
 
 _LARGEST = 6e4  # fp16 ends at 65504
+_ENOUGH = 1024  # samples that are scored at once: a few large operations are cheaper than many small ones
 
 
 def loss_and_margin(
@@ -40,6 +41,12 @@ def loss_and_margin(
     return loss.where(exists, torch.nan), margin.where(exists, torch.nan)
 
 
+class _Shown(NamedTuple):
+    rows: Int64[Tensor, " n"]
+    labels: Int64[Tensor, " n"]
+    logits: Float[Tensor, "n C"]
+
+
 @dataclass(frozen=True)
 class _Scores:
     rows: Int64[Tensor, " n"]
@@ -62,21 +69,20 @@ class SamplesCollector(Collector):
     def start(self, run: Run, first_step: int) -> None:
         """Begin with an empty epoch; see the base class."""
         super().start(run, first_step)
-        self._pending: list[_Scores | None] = []
+        self._pending: list[_Shown | None] = []
+        self._waiting: list[_Shown] = []
         self._scores: list[_Scores] = []
         self._left_out = 0
         self._first = self._last = first_step
         self._epoch: int | None = None
 
-    @torch.no_grad()
     def batch(self, batch: Batch, seen: Seen) -> None:
-        """Compute the scores of one micro-batch; they wait for the step it belongs to."""
+        """Take in the logits of one micro-batch; they wait for the step it belongs to."""
         rows, labels, logits = batch.rows, batch.labels, seen.logits
         if rows is None or labels is None or logits is None or not len(rows) == len(labels) == len(logits):
             self._pending.append(None)
-            return
-        loss, margin = loss_and_margin(logits, labels.to(logits.device, non_blocking=True))
-        self._pending.append(_Scores(rows, _half(loss), _half(margin)))
+        else:
+            self._pending.append(_Shown(rows, labels, logits))
 
     def step(self, step: Step, out: RecordWriter) -> None:
         """Take over the scores of the step's micro-batches; a new epoch writes the one before."""
@@ -84,19 +90,31 @@ class SamplesCollector(Collector):
             self.flush(out)
             self._scores = []  # of the old epoch, if the disk was too slow for them
             self._epoch = step.epoch
-        if not self._scores:
+        if not self._scores and not self._waiting:
             self._first = step.number
         self._last = step.number
         pending, self._pending = self._pending, []
         if not step.skipped:
-            self._scores += [scores for scores in pending if scores is not None]
+            self._waiting += [shown for shown in pending if shown is not None]
             self._left_out += pending.count(None)
+        if sum(len(shown.rows) for shown in self._waiting) >= _ENOUGH:
+            self._score()
+
+    @torch.no_grad()
+    def _score(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        rows, labels, logits = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+        loss, margin = loss_and_margin(logits, labels.to(logits.device, non_blocking=True))
+        self._scores.append(_Scores(rows, _half(loss), _half(margin)))
 
     def flush(self, out: RecordWriter) -> None:
         """Write the open part of the epoch; see the base class."""
         if self._left_out:
             out.note("samples_left_out", epoch=self._epoch, batches=self._left_out)
             self._left_out = 0
+        self._score()
         if not self._scores:
             return
         scores = _once(self._scores)

@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.journal import journal_line, read_journal, write_file
+from unlearn_hooks.tensor_bytes import safetensors_parts, tensor_bytes
 
 __all__ = ["SCHEMA", "RecordWriter", "Shard", "TrainingRecord", "weights_digest"]
 
@@ -35,9 +34,9 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name]
         digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 
@@ -193,11 +192,14 @@ class RecordWriter:
         return Shard(kind, first, last, dict(meta), self._own / file, self.rank)
 
     def _save(self, shard: Shard, tensors: Mapping[str, Tensor]) -> None:
-        data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        write_file(shard.path, data)
+        parts = safetensors_parts(tensors)
+        write_file(shard.path, *parts)
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
         self._journal_line(
             "shard", file=shard.path.name, kind=shard.kind, first=shard.first, last=shard.last, meta=shard.meta,
-            bytes=len(data), sha256=hashlib.sha256(data).hexdigest(),
+            bytes=sum(map(len, parts)), sha256=digest.hexdigest(),
         )  # fmt: skip
 
     def shards(self, kind: str) -> list[Shard]:

@@ -1,5 +1,7 @@
 """Weights and mean gradients at chosen steps: the pairs (theta_t, g_t), evenly spread over the run."""
 
+import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step
+from unlearn_hooks.copies import Blocks, Copies
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.plan import Dtype, Plan, parse_bytes
 from unlearn_hooks.training_record import RecordWriter, Shard, TrainingRecord
@@ -18,7 +21,8 @@ from unlearn_hooks.training_record import RecordWriter, Shard, TrainingRecord
 __all__ = ["Update", "UpdatesCollector", "recorded_updates", "stride"]
 
 _DTYPES: dict[Dtype, torch.dtype | None] = {"bf16": torch.bfloat16, "fp32": torch.float32, "native": None}
-_MOST_LATE = 2**26  # bytes of steps that wait in memory for a slow disk
+_MOST_IN_MEMORY = 2**28  # bytes of steps that are not on disk yet
+_SECONDS = 60.0  # between two writings at epoch ends: what a crash can lose, unless a checkpoint was made
 _WEIGHT, _GRADIENT, _PRECONDITIONER = "weight/", "gradient/", "preconditioner/"
 
 
@@ -41,12 +45,17 @@ def stride(steps: int, keep: int) -> int:
     return k
 
 
+def _life(step: int) -> int:
+    """Return the largest power of two in a step's number: until the stride is larger than this, it is kept."""
+    return step & -step or sys.maxsize
+
+
 @dataclass(frozen=True)
 class _Weights:
     """Copy of theta_t, and the versions of the parameters it was made from."""
 
     step: int
-    tensors: dict[str, Tensor]
+    copies: Copies
     versions: list[int]
 
 
@@ -55,11 +64,11 @@ class _Pair:
     """One step as it will be written."""
 
     step: Step
-    tensors: dict[str, Tensor]
+    copies: tuple[Copies, ...]
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        return sum(copies.block.nbytes for copies in self.copies)
 
 
 class UpdatesCollector(Collector):
@@ -68,6 +77,9 @@ class UpdatesCollector(Collector):
     theta_t is copied before step t, to the CPU, buffers such as those of BatchNorm included; g_t is `p.grad` after the
     step: clipped, unscaled, averaged over micro-batches and processes as it was applied, before weight decay. A
     parameter without gradient is absent, not zero. Skipped steps are never recorded.
+
+    Of the steps chosen early most are dropped again as the run grows longer, so they wait in memory and are written
+    when a checkpoint is made, at the end, at epoch ends but at most once a minute, and when they are too many bytes.
     """
 
     kind = "update"
@@ -84,14 +96,16 @@ class UpdatesCollector(Collector):
         """
         super().start(run, first_step)
         self._parameters = _matching(run.parameters, run.plan.parameters)
-        self._with_buffers = True
+        self._buffers = _state(run.model)
         self._adam = isinstance(run.optimizer, Adam)
         self._keep, self._note = self._fit(run.plan)
         # A DTensor, told by its method: importing its class takes most of a second.
         if any(hasattr(parameter, "to_local") for parameter in self._parameters.values()):
             self._parameters, self._note = {}, {"reason": "parameters are sharded over processes"}
-        self._tail: deque[_Pair] = deque(maxlen=run.plan.tail)
-        self._late: list[_Pair] = []
+        self._tail: deque[int] = deque(maxlen=run.plan.tail)
+        self._blocks = Blocks()
+        self._waiting: dict[int, _Pair] = {}
+        self._written_at = time.monotonic()
         self._weights: _Weights | None = None
         self._expect(first_step)
 
@@ -99,7 +113,8 @@ class UpdatesCollector(Collector):
         """Shrink K, then the parameters, until 2K + tail pairs fit the budget; say so if anything had to shrink."""
         budget = parse_bytes(plan.budget)
         sizes = {name: self._bytes(parameter) for name, parameter in self._parameters.items()}
-        pair = sum(sizes.values()) + sum(buffer.nbytes for buffer in _state(self.run.model).values())
+        buffers = dict(self.run.model.named_buffers())
+        pair = sum(sizes.values()) + sum(buffers[name].nbytes for name in self._buffers)
         most = (budget // max(pair, 1) - plan.tail) // 2
         if most >= 1:
             keep = most if plan.steps is None else min(plan.steps, most)
@@ -111,7 +126,7 @@ class UpdatesCollector(Collector):
                 break
             names.append(name)
         self._parameters = {name: self._parameters[name] for name in reversed(names)}
-        self._with_buffers = False  # they are of no use without all the weights
+        self._buffers = frozenset()  # they are of no use without all the weights
         return 1, {"budget": budget, "steps": 1, "parameters": list(self._parameters)}
 
     def _bytes(self, parameter: nn.Parameter) -> int:
@@ -127,16 +142,19 @@ class UpdatesCollector(Collector):
 
     def _copy_weights(self, number: int) -> _Weights:
         dtype = _DTYPES[self.run.plan.weights_dtype]
-        tensors = {_WEIGHT + name: _copy(parameter, dtype) for name, parameter in self._parameters.items()}
-        if self._with_buffers:
-            tensors |= {_WEIGHT + name: _copy(buffer, None) for name, buffer in _state(self.run.model).items()}
-        return _Weights(number, tensors, _versions(self._parameters.values()))
+        wanted: dict[str, tuple[Tensor, torch.dtype | None]] = {}
+        wanted |= {_WEIGHT + name: (parameter, dtype) for name, parameter in self._parameters.items()}
+        buffers = self.run.model.named_buffers() if self._buffers else ()
+        wanted |= {_WEIGHT + name: (buffer, None) for name, buffer in buffers if name in self._buffers}
+        return _Weights(number, self._blocks.copy(wanted), _versions(self._parameters.values()))
 
     @torch.no_grad()
     def batch(self, batch: Batch, seen: Seen) -> None:
         """Copy the weights again if they were changed since the last step: by a checkpoint, Lookahead, a projection."""
-        if self._weights is not None and self._weights.versions != _versions(self._parameters.values()):
-            self._weights = self._copy_weights(self._weights.step)
+        weights = self._weights
+        if weights is not None and weights.versions != _versions(self._parameters.values()):
+            self._blocks.give_back(weights.copies)
+            self._weights = self._copy_weights(weights.step)
 
     @torch.no_grad()
     def step(self, step: Step, out: RecordWriter) -> None:
@@ -145,35 +163,48 @@ class UpdatesCollector(Collector):
             out.note("updates_limited", **self._note)
             self._note = None
         weights, self._weights = self._weights, None
-        k = stride(step.number + 1, self._keep)
         if weights is not None and weights.step == step.number and not step.skipped:
-            pair = _Pair(step, weights.tensors | self._gradient())
-            self._tail.append(pair)
-            if step.number % k == 0 and not self._write(pair, out):
-                self._wait(pair)
+            self._tail.append(step.number)
+            self._waiting[step.number] = _Pair(step, (weights.copies, self._gradient()))
+        elif weights is not None:
+            self._blocks.give_back(weights.copies)
+        k = stride(step.number + 1, self._keep)
         if k > stride(step.number, self._keep):
             out.note("updates_thinned", every=k)
             self._thin(k, out)
+        self._forget_unwanted(k)
+        self._make_room(out)
         self._expect(step.number + 1)
 
-    def _wait(self, pair: _Pair) -> None:
-        """Keep a step that the disk was too slow for until the next flush, if it is small."""
-        self._late.append(pair)
-        while sum(late.bytes for late in self._late) > _MOST_LATE:
-            self._late.pop(0)
+    def _forget_unwanted(self, k: int) -> None:
+        for number in [number for number in self._waiting if number % k and number not in self._tail]:
+            self._blocks.give_back(*self._waiting.pop(number).copies)
 
-    def _gradient(self) -> dict[str, Tensor]:
+    def _make_room(self, out: RecordWriter) -> None:
+        """Write steps if too many bytes wait, those first that will be kept longest.
+
+        While the disk is too slow for that, those are lost that would be dropped soonest.
+        """
+        while sum(pair.bytes for pair in self._waiting.values()) > _MOST_IN_MEMORY:
+            *_, lasting = by_life = sorted(self._waiting, key=_life)
+            if self._write(self._waiting[lasting], out):
+                del self._waiting[lasting]
+            else:
+                self._blocks.give_back(*self._waiting.pop(by_life[0]).copies)
+
+    def _gradient(self) -> Copies:
         dtype = _DTYPES[self.run.plan.gradient_dtype]
         graded = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        tensors = {_GRADIENT + name: _copy(gradient, dtype) for name, gradient in graded.items()}
+        wanted = {_GRADIENT + name: (gradient, dtype) for name, gradient in graded.items()}
         if self._adam:
             roots = _preconditioner(self.run.optimizer, {name: self._parameters[name] for name in graded})
-            tensors |= {_PRECONDITIONER + name: _copy(root, None) for name, root in roots.items()}
-        return tensors
+            wanted |= {_PRECONDITIONER + name: (root, None) for name, root in roots.items()}
+        return self._blocks.copy(wanted)
 
     def _write(self, pair: _Pair, out: RecordWriter) -> bool:
         step = pair.step
-        tensors = {} if out.rank else dict(pair.tensors)  # all processes have the same weights and gradients
+        tensors = {name: tensor for copies in pair.copies for name, tensor in copies.tensors.items()}
+        tensors = {} if out.rank else tensors  # all processes have the same weights and gradients
         rows = [batch.rows for batch in step.batches if batch.rows is not None]
         known = bool(rows) and len(rows) == len(step.batches)
         if known:
@@ -186,20 +217,22 @@ class UpdatesCollector(Collector):
         return out.append(self.kind, tensors, first=step.number, last=step.number, meta=meta) is not None
 
     def _thin(self, k: int, out: RecordWriter) -> None:
-        self._late = [pair for pair in self._late if pair.step.number % k == 0]
-        tail = {pair.step.number for pair in self._tail}
         for shard in out.shards(self.kind):
-            if shard.first % k and shard.first not in tail:
+            if shard.first % k and shard.first not in self._tail:
                 out.drop(shard)
+
+    def epoch_end(self, out: RecordWriter) -> None:
+        """Write what waits if the last writing is a minute ago; see the base class."""
+        if time.monotonic() - self._written_at > _SECONDS:
+            self.flush(out)
 
     def flush(self, out: RecordWriter) -> None:
         """Write the last steps, in place of those of the flush before, and what waits; see the base class."""
         if self._tail:
-            self._thin(stride(self._tail[-1].step.number + 1, self._keep), out)
-        waiting = {pair.step.number: pair for pair in (*self._late, *self._tail)}
-        for number in waiting.keys() - {shard.first for shard in out.shards(self.kind)}:
-            self._write(waiting[number], out)
-        self._late = []
+            self._thin(stride(self._tail[-1] + 1, self._keep), out)
+        for pair in self._waiting.values():
+            self._write(pair, out)
+        self._waiting, self._written_at = {}, time.monotonic()
 
 
 def _matching(parameters: Mapping[str, nn.Parameter], patterns: Iterable[str]) -> dict[str, nn.Parameter]:
@@ -217,19 +250,14 @@ def _matching(parameters: Mapping[str, nn.Parameter], patterns: Iterable[str]) -
     return chosen
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers that are part of the model's state; the others are constants that the model makes itself."""
-    kept = model.state_dict().keys()
-    return {name: buffer for name, buffer in model.named_buffers() if name in kept}
+def _state(model: nn.Module) -> frozenset[str]:
+    """Name the buffers that are part of the model's state; the others are constants that the model makes itself."""
+    return frozenset(model.state_dict().keys() & dict(model.named_buffers()).keys())
 
 
 def _versions(parameters: Iterable[nn.Parameter]) -> list[int]:
     """Count the changes in place that each parameter has seen; torch keeps these counters for autograd."""
     return [parameter._version for parameter in parameters]
-
-
-def _copy(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.detach().to("cpu", dtype or tensor.dtype, copy=True)  # a copy: DDP's gradients share one storage
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

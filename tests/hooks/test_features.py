@@ -59,6 +59,34 @@ def test_the_statistics_are_those_of_everything_the_head_saw(tmp_path: Path, mic
     assert (statistics.first, statistics.last) == (0, 9)
 
 
+@pytest.mark.parametrize("enough", [1, 5, 8, 10**6])
+def test_how_many_features_are_added_at_once_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: int
+) -> None:
+    monkeypatch.setattr(module, "_ENOUGH", enough)
+    training = Training(tmp_path, [FeaturesCollector()], Plan(window=4), micro=3)
+    check(recorded_features(training.run(10)), *seen_by(training, range(10)))
+    assert [(shard.first, shard.last) for shard in training.record().shards("features")] == [(0, 3), (4, 7), (8, 9)]
+
+
+def test_steps_with_and_without_labels_share_a_window(tmp_path: Path) -> None:
+    training, z = collecting(tmp_path, window=9), torch.randn(12, 4)
+    labels = torch.tensor([0, 2, 2, 1])
+    training.start()
+    show(training, 0, z[:4], labels, CLASSES)
+    show(training, 1, z[4:8], None, CLASSES)
+    show(training, 2, z[8:], labels, CLASSES)
+    training.flush()
+    statistics = recorded_features(training.record())
+    own = torch.cat([z[:4], z[8:]]).double()
+    assert statistics.n == 12
+    assert torch.allclose(statistics.second_moment, z.double().T @ z.double() / 12, rtol=1e-5, atol=1e-6)
+    for c in range(CLASSES):
+        part = own[labels.repeat(2) == c]
+        assert statistics.class_counts[c] == len(part)
+        assert torch.allclose(statistics.class_second_sums[c], part.T @ part, rtol=1e-5, atol=1e-4)
+
+
 def test_windows_end_at_multiples_of_their_length_and_at_flushes(tmp_path: Path) -> None:
     training = collecting(tmp_path, window=4)
     training.start()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.hooks.small_training import LABELS, ROWS, Training
+from unlearn_hooks import samples as module
 from unlearn_hooks.collector import Batch, Seen, Step
 from unlearn_hooks.samples import SamplesCollector, loss_and_margin, recorded_samples
 from unlearn_hooks.training_record import RecordWriter
@@ -54,6 +55,18 @@ def test_every_sample_has_its_loss_and_margin_once_an_epoch(tmp_path: Path, micr
         expected = truth(training, epoch)
         assert torch.allclose(loss, torch.tensor([expected[row][0] for row in range(ROWS)]), rtol=1e-3, atol=1e-4)
         assert torch.allclose(margin, torch.tensor([expected[row][1] for row in range(ROWS)]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("enough", [1, 20, 10**6])
+def test_how_many_samples_are_scored_at_once_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: int
+) -> None:
+    monkeypatch.setattr(module, "_ENOUGH", enough)
+    training, epochs = train(tmp_path, steps=5, micro=3, skipped=(1,))
+    for epoch, rows, loss, _ in epochs:
+        expected = truth(training, epoch)
+        assert rows.tolist() == sorted(expected)
+        assert torch.allclose(loss, torch.tensor([expected[row][0] for row in rows.tolist()]), rtol=1e-3, atol=1e-4)
 
 
 @given(st.lists(st.lists(st.floats(-80, 80), min_size=3, max_size=3), min_size=1, max_size=5), st.integers(0, 2))

@@ -173,6 +173,7 @@ def test_rows_of_a_step_are_unknown_if_those_of_one_micro_batch_are(tmp_path: Pa
     known = training.truth[1].step
     mixed = type(known)(2, 0, (half.batches[0], known.batches[0]), (0.1,), False)
     training.collectors[0].step(mixed, training.writer)
+    training.flush()
     assert [update.rows is None for update in recorded_updates(training.record())] == [True, False, True]
 
 
@@ -267,7 +268,7 @@ def test_weights_changed_after_the_last_step_are_copied_again(tmp_path: Path) ->
     training.steps(0, 2)
     with torch.no_grad():
         training.model.head.weight.clamp_(-0.1, 0.1)  # a projection, between two steps
-    training.steps(2, 3)
+    training.steps(2, 3).flush()
     names = dict(training.model.named_parameters())
     for update, truth in zip(recorded_updates(training.record()), training.truth, strict=True):
         assert all(torch.equal(update.weights()[name], truth.weights[name]) for name in names)
@@ -307,17 +308,87 @@ class Busy(RecordWriter):
         return None if self.busy else super().append(*args, **options)
 
 
-@pytest.mark.parametrize(("room", "held"), [(10**6, [0, 4, 8, 12]), (2 * 442, [8, 12]), (0, [12])])
-def test_steps_that_the_disk_was_too_slow_for_wait_for_the_next_flush_if_they_are_small(
+def on_disk(training: Training) -> list[int]:
+    return [shard.first for shard in training.writer.shards("update")]
+
+
+def test_steps_wait_in_memory_and_are_written_when_a_checkpoint_is_made(tmp_path: Path) -> None:
+    training = Training(tmp_path, [UpdatesCollector()], Plan(steps=3))
+    training.start()
+    training.steps(0, 9)
+    assert on_disk(training) == []
+    training.flush()
+    assert on_disk(training) == [0, 2, 4, 6, 8]
+    training.steps(9, 15)
+    assert on_disk(training) == [0, 4, 8]  # what is dropped later on is dropped from the disk, too
+    training.flush()
+    assert on_disk(training) == [0, 4, 8, 12]
+
+
+def test_at_epoch_ends_they_are_written_once_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    training = Training(tmp_path, [UpdatesCollector()], Plan(steps=3))
+    training.start()
+    (collector,) = training.collectors
+    training.steps(0, 3)
+    collector.epoch_end(training.writer)
+    assert on_disk(training) == []
+    now[0] += 61
+    collector.epoch_end(training.writer)
+    assert on_disk(training) == [0, 1, 2]
+    training.steps(3, 5)
+    collector.epoch_end(training.writer)
+    assert on_disk(training) == [0, 1, 2]
+
+
+def test_when_memory_is_short_the_steps_that_are_kept_longest_are_written_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path, [UpdatesCollector()], Plan(steps=4))
+    training.start()
+    training.steps(0, 1)
+    (collector,) = training.collectors
+    monkeypatch.setattr(module, "_MOST_IN_MEMORY", 3 * collector._waiting[0].bytes)
+    training.steps(1, 7)
+    assert on_disk(training) == [0, 2, 4, 6]
+    training.flush()
+    updates = recorded_updates(training.record())
+    assert [update.step for update in updates] == [0, 1, 2, 3, 4, 5, 6]
+    assert all(same(update.weights(), training.truth[update.step].weights) for update in updates)
+
+
+def test_memory_is_used_again_and_never_while_something_waits_in_it(tmp_path: Path) -> None:
+    training = Training(tmp_path, [UpdatesCollector()], Plan(steps=3, gradient_dtype="native", tail=2))
+    training.start()
+    (collector,) = training.collectors
+    seen = set()
+    for step in range(60):
+        training.steps(step, step + 1)
+        seen |= {copies.block.data_ptr() for pair in collector._waiting.values() for copies in pair.copies}
+        assert all(
+            torch.equal(copies.tensors[name], truth[name.split("/")[1]])
+            for number, pair in collector._waiting.items()
+            for copies, truth in zip(
+                pair.copies, (training.truth[number].weights, training.truth[number].gradient), strict=True
+            )
+            for name in copies.tensors
+        )
+    assert len(seen) <= 2 * (2 * 3 + 2 + 1)
+
+
+@pytest.mark.parametrize(("room", "held"), [(100, [0, 4, 8, 12]), (2, [0, 8])])
+def test_while_the_disk_is_too_slow_the_steps_that_are_kept_longest_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, held: list[int]
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_LATE", room)
     training = Training(tmp_path, [UpdatesCollector()], Plan(steps=3))
     training.writer = Busy(tmp_path / "record")
     training.start()
-    training.steps(0, 12)
+    training.steps(0, 1)
+    monkeypatch.setattr(module, "_MOST_IN_MEMORY", room * training.collectors[0]._waiting[0].bytes)
+    training.steps(1, 13)
     training.writer.busy = False
-    training.steps(12, 13).flush()
+    training.flush()
     training.flush()
     updates = recorded_updates(training.record())
     assert [update.step for update in updates] == held
@@ -330,7 +401,7 @@ def test_processes_write_the_weights_once_and_all_their_rows(tmp_path: Path) -> 
         training = Training(tmp_path, [UpdatesCollector()], EXACT, micro=2)
         training.writer = RecordWriter(tmp_path / "record", rank=rank)
         training.start()
-        training.steps(0, 4 + rank)  # the second one is a step ahead when the run is killed
+        training.steps(0, 4 + rank).flush()  # the second one is a step ahead when the run is killed
         rows[rank] = [batch.rows.tolist() for batch in training.truth[3].step.batches]
         truth = training.truth
     (tmp_path / "record" / "manifest.json").write_text(json.dumps({"schema": 1, "world": 2}))
