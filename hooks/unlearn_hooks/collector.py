@@ -1,10 +1,12 @@
 """Collector: one kind of evidence. A collector contains no hook code and is tested with plain tensors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,7 +14,7 @@ from torch.optim import Optimizer
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.training_record import RecordWriter
 
-__all__ = ["Batch", "Collector", "Run", "Seen", "Step"]
+__all__ = ["Batch", "Collector", "Run", "Seen", "Step", "without_autocast"]
 
 
 @dataclass(frozen=True)
@@ -99,3 +101,17 @@ class Collector(ABC):
 
     def flush(self, out: RecordWriter) -> None:  # noqa: B027  # optional on purpose
         """Write what is still in memory, so that a resumed run counts nothing twice."""
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Let the collectors compute as they are written: some loops end an epoch inside their own autocast.
+
+    Yields:
+        Nothing.
+    """
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield

@@ -21,7 +21,7 @@ from unlearn_hooks.capture import (
     watch_optimizer,
     watch_training_forward,
 )
-from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step
+from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step, without_autocast
 from unlearn_hooks.controls import Holdout
 from unlearn_hooks.description import DataDescription, Names, describe_model, describe_recipe, process_rank, run_id
 from unlearn_hooks.errors import UnlearnError
@@ -354,7 +354,7 @@ class Recorder:
 
     def _tell(self, what: Callable[[Collector], None]) -> None:
         if self._failure is None:
-            with self._failing():
+            with self._failing(), without_autocast():
                 for collector in self._collectors:
                     what(collector)
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from tests.hooks.small_training import Net, Training
-from unlearn_hooks.collector import Collector
+from unlearn_hooks.collector import Collector, without_autocast
 from unlearn_hooks.features import FeaturesCollector, recorded_features
 from unlearn_hooks.plan import Plan
+from unlearn_hooks.recorder import record
 from unlearn_hooks.samples import SamplesCollector, recorded_samples
 from unlearn_hooks.schedule import ScheduleCollector, recorded_schedule
 from unlearn_hooks.training_record import TrainingRecord
@@ -119,3 +121,29 @@ def test_what_is_kept_for_later_holds_no_graph(tmp_path: Path, collector: type[C
         assert not any(tensor.requires_grad for tensor in shard.tensors().values())
     held = [value for value in vars(training.collectors[0]).values() if isinstance(value, torch.Tensor)]
     assert not any(tensor.requires_grad for tensor in held)
+
+
+def test_inside_the_autocast_of_a_loop_collectors_compute_as_they_are_written() -> None:
+    wide = torch.ones(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (wide @ wide).dtype == torch.bfloat16
+        with without_autocast():
+            assert (wide @ wide).dtype == torch.float32
+        assert (wide @ wide).dtype == torch.bfloat16
+
+
+def test_a_loop_that_ends_its_epochs_inside_autocast_is_recorded(tmp_path: Path) -> None:
+    """timm's train.py does: its next epoch is seen to begin when the first batch enters the model."""
+    data = TensorDataset(torch.randn(24, 6), torch.arange(24) % 3)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with record(tmp_path / "rec", model, optimizer) as recorder, torch.autocast("cpu", torch.bfloat16):
+        for epoch in range(3):
+            recorder.epoch(epoch)
+            for images, labels in recorder.batches(DataLoader(data, 8)):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(images), labels).backward()
+                optimizer.step()
+    found = recorded_samples(TrainingRecord.open(tmp_path / "rec"))
+    assert [len(one.rows) for one in found] == [24, 24, 24]
+    assert recorded_features(TrainingRecord.open(tmp_path / "rec")).n == 72
