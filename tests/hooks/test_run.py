@@ -1,10 +1,12 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from unlearn_hooks.capture import find_head
 from unlearn_hooks.errors import UnlearnError
@@ -13,6 +15,7 @@ from unlearn_hooks.loader_tags import DataLoader
 from unlearn_hooks.run import Launcher, main
 from unlearn_hooks.schedule import recorded_schedule
 from unlearn_hooks.training_record import TrainingRecord, weights_digest
+from unlearn_hooks.updates import recorded_updates
 
 HOOKS = Path(__file__).parents[2] / "hooks"
 
@@ -257,3 +260,39 @@ def test_mistakes_are_one_line_without_a_traceback(folder: Path, capsys: pytest.
     with pytest.raises(SystemExit):
         main([])
     assert "the following arguments are required: script" in capsys.readouterr().err
+
+
+TIMM_TRAIN = os.environ.get("UNLEARN_TIMM_TRAIN", "")
+
+
+@pytest.mark.skipif(not TIMM_TRAIN, reason="UNLEARN_TIMM_TRAIN does not name timm's train.py, which is in no package")
+@pytest.mark.parametrize(
+    "options",
+    ["-j 2", "--grad-accum-steps 3", "--model-ema --channels-last --amp --amp-dtype bfloat16", "--opt lookahead_adamw",
+     "--no-prefetcher --mixup 0.2", "--mixup 0.2"],
+)  # fmt: skip
+def test_timms_own_script_is_recorded_unmodified_and_trains_the_same(tmp_path: Path, options: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 12), ("validation", 4)):
+        for name in "abc":
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(count):
+                picture = torch.randint(255, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy()
+                Image.fromarray(picture).save(tmp_path / "data" / split / name / f"{number}.png")
+    words = (
+        f"--data-dir data --model test_resnet --num-classes 3 --img-size 32 -b 8 --epochs 2 --device cpu -j 0 {options}"
+    )
+    weights = []
+    for place, launcher in (("with", ["-m", "unlearn_hooks.run", "--record", "rec"]), ("without", [])):
+        command = [sys.executable, *launcher, TIMM_TRAIN, *words.split(), "--output", place]
+        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr[-2000:]
+        (checkpoint,) = (tmp_path / place).glob("*/last.pth.tar")
+        weights.append(torch.load(checkpoint, weights_only=False)["state_dict"])
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    record = TrainingRecord.open(tmp_path / "rec")
+    updates = recorded_updates(record)
+    assert record.complete
+    assert len(record.ids) == 36
+    assert updates
+    assert all(update.rows is not None for update in updates)
