@@ -24,6 +24,16 @@ from unlearn_hooks.training_record import weights_digest
 from unlearn_hooks.updates import recorded_updates
 
 accelerate = pytest.importorskip("accelerate")
+
+
+@pytest.fixture(autouse=True)
+def _an_accelerate_of_its_own() -> None:
+    """What another test, or the Trainer of transformers, left in accelerate's process-wide states is not ours."""
+    states = accelerate.state
+    for state in (states.AcceleratorState, states.GradientState, states.PartialState):
+        state._reset_state()
+
+
 ROOT = Path(__file__).parents[3]
 PROBLEM = "one process reads for all; with DataLoaderConfiguration(dispatch_batches=False) each reads its own"
 
