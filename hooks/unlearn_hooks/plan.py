@@ -7,7 +7,7 @@ from unlearn_hooks.errors import UnlearnError
 
 __all__ = ["Dtype", "Plan", "parse_bytes"]
 
-Dtype = Literal["bf16", "fp32", "native"]
+Dtype = Literal["bf16", "fp32", "native", "int8"]
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -52,7 +52,7 @@ class Plan:
             lasts.
         tail: How many of the very last steps are kept besides. Nobody knows which step is the last, so this copies
             weights and gradients at every step; evenly spread steps alone did as well when it was tried.
-        weights_dtype: How weights of a recorded step are stored.
+        weights_dtype: How weights of a recorded step are stored; int8: a byte each, and a scale for each block.
         gradient_dtype: How gradients are stored; fp16 is not offered since it loses small gradients.
         parameters: Glob patterns of parameter names to record; ``("*",)`` means all of them.
         budget: Most bytes the updates may take on disk, per process; K shrinks to fit, then the parameters narrow
@@ -89,7 +89,8 @@ class Plan:
                 findings.append(f"Plan({name}={value}) is too small; it must be {least} or more.")
         for name in ("weights_dtype", "gradient_dtype"):
             if getattr(self, name) not in Dtype.__args__:  # type: ignore[attr-defined]  # typing.Literal keeps its values there
-                findings.append(f"Plan({name}={getattr(self, name)!r}) is unknown; take 'bf16', 'fp32' or 'native'.")
+                value = getattr(self, name)
+                findings.append(f"Plan({name}={value!r}) is unknown; take 'bf16', 'fp32', 'int8' or 'native'.")
         if self.ids not in ("all", "recorded"):
             findings.append(f"Plan(ids={self.ids!r}) is unknown; take 'all' or 'recorded'.")
         if isinstance(self.parameters, str):  # its letters would be taken for patterns

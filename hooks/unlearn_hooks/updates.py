@@ -16,14 +16,16 @@ from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step
 from unlearn_hooks.copies import Blocks, Copies
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.plan import Dtype, Plan, parse_bytes
+from unlearn_hooks.quantised import dequantise, quantise, quantised_bytes
 from unlearn_hooks.training_record import RecordWriter, Shard, TrainingRecord
 
 __all__ = ["Update", "UpdatesCollector", "recorded_updates", "stride"]
 
-_DTYPES: dict[Dtype, torch.dtype | None] = {"bf16": torch.bfloat16, "fp32": torch.float32, "native": None}
+_DTYPES: dict[Dtype, torch.dtype | None] = {"bf16": torch.bfloat16, "fp32": torch.float32, "native": None}  # and int8
 _MOST_IN_MEMORY = 2**28  # bytes of steps that are not on disk yet
 _SECONDS = 60.0  # between two writings at epoch ends: what a crash can lose, unless a checkpoint was made
 _WEIGHT, _GRADIENT, _PRECONDITIONER = "weight/", "gradient/", "preconditioner/"
+_CODES, _SCALES = "int8/", "scale/"  # stand before the names of what is quantised
 
 
 def stride(steps: int, keep: int) -> int:
@@ -130,10 +132,12 @@ class UpdatesCollector(Collector):
         return 1, {"budget": budget, "steps": 1, "parameters": list(self._parameters)}
 
     def _bytes(self, parameter: nn.Parameter) -> int:
-        plan = self.run.plan
-        kept = [_DTYPES[plan.weights_dtype], _DTYPES[plan.gradient_dtype]]
-        kept += [_wide(parameter.dtype)] if self._adam else []
-        return parameter.numel() * sum((dtype or parameter.dtype).itemsize for dtype in kept)
+        plan, count = self.run.plan, parameter.numel()
+        kept = sum(
+            quantised_bytes(count) if dtype == "int8" else count * (_DTYPES[dtype] or parameter.dtype).itemsize
+            for dtype in (plan.weights_dtype, plan.gradient_dtype)
+        )
+        return kept + (count * _wide(parameter.dtype).itemsize if self._adam else 0)
 
     def _expect(self, number: int) -> None:
         """Copy the weights if the step to come will be recorded."""
@@ -141,9 +145,7 @@ class UpdatesCollector(Collector):
             self._weights = self._copy_weights(number)
 
     def _copy_weights(self, number: int) -> _Weights:
-        dtype = _DTYPES[self.run.plan.weights_dtype]
-        wanted: dict[str, tuple[Tensor, torch.dtype | None]] = {}
-        wanted |= {_WEIGHT + name: (parameter, dtype) for name, parameter in self._parameters.items()}
+        wanted = _stored(_WEIGHT, self._parameters, self.run.plan.weights_dtype, number)
         buffers = self.run.model.named_buffers() if self._buffers else ()
         wanted |= {_WEIGHT + name: (buffer, None) for name, buffer in buffers if name in self._buffers}
         return _Weights(number, self._blocks.copy(wanted), _versions(self._parameters.values()))
@@ -165,7 +167,7 @@ class UpdatesCollector(Collector):
         weights, self._weights = self._weights, None
         if weights is not None and weights.step == step.number and not step.skipped:
             self._tail.append(step.number)
-            self._waiting[step.number] = _Pair(step, (weights.copies, self._gradient()))
+            self._waiting[step.number] = _Pair(step, (weights.copies, self._gradient(step.number)))
         elif weights is not None:
             self._blocks.give_back(weights.copies)
         k = stride(step.number + 1, self._keep)
@@ -192,10 +194,9 @@ class UpdatesCollector(Collector):
             else:
                 self._blocks.give_back(*self._waiting.pop(by_life[0]).copies)
 
-    def _gradient(self) -> Copies:
-        dtype = _DTYPES[self.run.plan.gradient_dtype]
+    def _gradient(self, number: int) -> Copies:
         graded = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        wanted = {_GRADIENT + name: (gradient, dtype) for name, gradient in graded.items()}
+        wanted = _stored(_GRADIENT, graded, self.run.plan.gradient_dtype, number)
         if self._adam:
             roots = _preconditioner(self.run.optimizer, {name: self._parameters[name] for name in graded})
             wanted |= {_PRECONDITIONER + name: (root, None) for name, root in roots.items()}
@@ -248,6 +249,19 @@ def _matching(parameters: Mapping[str, nn.Parameter], patterns: Iterable[str]) -
             f"names such as {', '.join(list(parameters)[-3:])}."
         )
     return chosen
+
+
+def _stored(
+    prefix: str, tensors: Mapping[str, Tensor], dtype: Dtype, step: int
+) -> dict[str, tuple[Tensor, torch.dtype | None]]:
+    """Name what is to be copied of some tensors, and in which type."""
+    if dtype != "int8":
+        return {prefix + name: (tensor, _DTYPES[dtype]) for name, tensor in tensors.items()}
+    stored: dict[str, tuple[Tensor, torch.dtype | None]] = {}
+    for name, tensor in tensors.items():
+        codes, scales = quantise(tensor, step)
+        stored |= {_CODES + prefix + name: (codes, None), _SCALES + prefix + name: (scales, None)}
+    return stored
 
 
 def _state(model: nn.Module) -> frozenset[str]:
@@ -306,7 +320,12 @@ class Update:
 
     def _named(self, prefix: str) -> dict[str, Tensor]:
         tensors = self._latest.tensors(self._shards[0])
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        whole = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        names = [name.removeprefix(_CODES) for name in tensors if name.startswith(_CODES + prefix)]
+        return whole | {
+            name.removeprefix(prefix): dequantise(tensors[_CODES + name], tensors[_SCALES + name], self.step)
+            for name in names
+        }
 
     @property
     def rows(self) -> Int64[Tensor, " n"] | None:

@@ -137,6 +137,51 @@ def test_bf16_gradients_are_off_by_1_6e_3_at_every_scale(tmp_path: Path, scale: 
     assert 1.2e-3 < float((read - truth).norm() / truth.norm()) < 2.1e-3
 
 
+INT8 = Plan(steps=None, weights_dtype="int8", gradient_dtype="int8")
+
+
+def test_int8_is_off_by_half_the_scale_of_a_block_at_most_and_buffers_stay_as_they_are(tmp_path: Path) -> None:
+    training, updates = train(tmp_path, INT8)
+    for update, truth in zip(updates, training.truth, strict=True):
+        for read, real in ((update.weights(), truth.weights), (update.gradient(), truth.gradient)):
+            assert read.keys() == real.keys()
+            for name, value in real.items():
+                exact = name.startswith("norm.running") or name.endswith("tracked")
+                bound = 0.0 if exact else 0.5001 / 127 * float(value.abs().max())
+                assert float((read[name] - value).abs().max()) <= bound
+
+
+def test_int8_takes_a_quarter_of_the_bytes_and_the_budget_counts_them_so(tmp_path: Path) -> None:
+    sizes = {}
+    for dtype in ("fp32", "int8"):
+        model = Net()
+        model.body, model.norm, model.head = nn.Linear(6, 5000), nn.Identity(), nn.Linear(5000, 3)
+        plan = Plan(steps=1, weights_dtype=dtype, gradient_dtype=dtype)
+        training = Training(tmp_path / dtype, [UpdatesCollector()], plan, model=model)
+        training.run(1)
+        (file,) = (tmp_path / dtype).rglob("update*.safetensors")
+        sizes[dtype] = file.stat().st_size
+        assert sum(map(training.collectors[0]._bytes, model.parameters())) == pytest.approx(sizes[dtype], rel=0.05)
+    assert 0.25 < sizes["int8"] / sizes["fp32"] < 0.29
+
+
+def test_thinning_and_going_on_from_a_checkpoint_change_nothing_in_int8_steps(tmp_path: Path) -> None:
+    """A step that is kept reads as in a run that kept all: nothing of it lies in a step that was dropped."""
+    _, everything = train(tmp_path / "all", INT8, 24)
+    plan = Plan(steps=3, weights_dtype="int8", gradient_dtype="int8")
+    training = Training(tmp_path / "few", [UpdatesCollector()], plan)
+    training.start()
+    training.steps(0, 10).flush()
+    training.collectors = [UpdatesCollector()]
+    training.start(10)
+    training.steps(10, 24).flush()
+    few = recorded_updates(training.record())
+    assert [update.step for update in few] == [0, 8, 16]
+    for update in few:
+        assert same(update.weights(), everything[update.step].weights())
+        assert same(update.gradient(), everything[update.step].gradient())
+
+
 def test_a_parameter_without_gradient_is_absent_and_not_zero(tmp_path: Path) -> None:
     class Unused(Net):
         def __init__(self) -> None:
