@@ -32,6 +32,7 @@ class Group:
         betas: Decay rates of Adam's moments, or ``None``.
         eps: What Adam adds to the root of its second moment, or ``None``.
         decoupled: Weight decay acts on the weights themselves, as in AdamW.
+        amsgrad: Adam divides by the largest second moment so far.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,7 @@ class Group:
     betas: tuple[float, ...] | None = None
     eps: float | None = None
     decoupled: bool = False
+    amsgrad: bool = False
 
 
 def _groups(run: Run) -> tuple[Group, ...]:
@@ -57,6 +59,7 @@ def _groups(run: Run) -> tuple[Group, ...]:
             betas=tuple(float(beta) for beta in group["betas"]) if "betas" in group else None,
             eps=float(group["eps"]) if "eps" in group else None,
             decoupled=bool(group.get("decoupled_weight_decay", adam_w)),
+            amsgrad=bool(group.get("amsgrad", False)),
         )
         for group in run.optimizer.param_groups
     )

@@ -1,7 +1,7 @@
 """The correction `mini` makes: the recursion, fed with gradients and curvature of the model at the recorded weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -11,13 +11,21 @@ from torch import Tensor, nn
 
 from unlearn_hooks.updates import Update
 from unlearn_plugin.data import Samples
+from unlearn_plugin.unlearners._adam import AdamState, adam_step
+from unlearn_plugin.unlearners._curvature import (
+    Point,
+    curvature_along,
+    moment_scale,
+    pairs_of,
+    secant_curvature,
+)
 from unlearn_plugin.unlearners._derivatives import Derivatives
 from unlearn_plugin.unlearners._history import History
 from unlearn_plugin.unlearners._recursion import (
     Product,
+    Rule,
     Tensors,
     along,
-    curvature_along,
     exact_step,
     implicit_stride,
     norm,
@@ -28,14 +36,16 @@ from unlearn_plugin.unlearners._recursion import (
 )
 from unlearn_plugin.unlearners.base import Evidence, Facts
 
-__all__ = ["Correction", "Settings", "correct"]
+__all__ = ["Correction", "Curvature", "Settings", "correct"]
+
+Curvature = Literal["hvp", "lbfgs", "diagonal", "scalar", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Options of the method that the correction depends on; each is the field of `Mini` of the same name."""
 
-    curvature: Literal["hvp", "scalar", "none"]
+    curvature: Curvature
     contraction: float | None
     steps: int
     iterations: int
@@ -68,11 +78,55 @@ def correct(model: nn.Module, evidence: Evidence, history: History, settings: Se
 
     Returns:
         The correction with its facts: ``form``, ``recorded_steps``, ``share_of_history`` (recorded steps over all),
-        ``bytes_read``, ``curvature`` (h along the correction), ``contraction`` (rho of one step at the mean rate),
-        ``tail_bound`` (what steps before the window may have contributed; ``None`` when rho >= 1), and
-        ``correction_norm``.
+        ``bytes_read``, ``curvature`` (h along the correction at the end), ``contraction`` (rho of one step: the
+        geometric mean over the window, along the correction as it was at each step), ``tail_bound`` (what steps before
+        the window may have contributed, faded through the window; ``None`` when rho >= 1), ``tail_bound_missing`` (why
+        it is), and ``correction_norm``.
     """
     return _Walk(model, evidence, history, settings).run()
+
+
+class _Fading:
+    """How a deviation fades over the window, as it is met from step to step."""
+
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        self._rules = rules
+        self.largest = 0.0  # max ||rate gain c|| of a step
+        self._steps, self._log = 0, 0.0
+
+    def push(self, per_step: Mapping[str, float], impulse: Tensors, preconditioner: Tensors | None) -> None:
+        """Take in the impulse of a step, with rate x gain of each parameter."""
+        moved = {name: per_step[name] * value for name, value in impulse.items()}
+        if preconditioner is not None:
+            moved = {name: value / preconditioner[name] for name, value in moved.items()}
+        self.largest = max(self.largest, norm(moved))
+
+    def meet(self, curvature: float, rates: Mapping[str, float], steps: int) -> None:
+        """Take in the curvature along the deviation, for so many steps of these mean rates; the worst group counts."""
+        kinds = {(rates[name], rule) for name, rule in self._rules.items()}
+        rho = max(spectral_radius(rate, curvature, rule) for rate, rule in kinds)
+        self._log += steps * math.log(max(rho, 1e-300))
+        self._steps += steps
+
+    def facts(self, first: int, window: int) -> Facts:
+        """Contraction and tail bound of a window of so many steps that begins with step `first`."""
+        rho = math.exp(self._log / max(1, self._steps))
+        bound = tail_bound(rho, window, self.largest) if first > 0 else 0.0
+        missing = "the mean step does not contract: contraction is 1 or more" if bound is None else None
+        return {"contraction": rho, "contracts": rho < 1.0, "tail_bound": bound, "tail_bound_missing": missing}
+
+
+class _Remembered:
+    """A product that is asked for the same vector twice and computed once."""
+
+    def __init__(self, product: Product) -> None:
+        self._product = product
+        self._last: tuple[Tensors, Tensors] | None = None
+
+    def __call__(self, vector: Tensors) -> Tensors:
+        if self._last is None or self._last[0] is not vector:
+            self._last = (vector, self._product(vector))
+        return self._last[1]
 
 
 class _Walk:
@@ -86,35 +140,39 @@ class _Walk:
         self.derivatives = Derivatives(model, self.names, evidence.accelerator, by_batch=by_batch)
         parameters = dict(model.named_parameters())
         self.delta = {name: torch.zeros_like(parameters[name]) for name in self.names}
-        self.velocity = dict(self.delta)
+        self.velocity, self.adam = dict(self.delta), AdamState.start(self.delta)
         self.generator = torch.Generator().manual_seed(evidence.seed)
         self.share = len(evidence.forget) / history.samples_trained
-        self.largest = 0.0  # max ||rate gain c|| of a step
-        self.scalar = self._scalar_curvature() if settings.curvature == "scalar" else 0.0
-        self.product: Product | None = None
+        self.fading = _Fading(history.rules)
+        self.bend: float | Tensors = 0.0  # of `scalar`, in the space that P stretches, or of `diagonal`
+        self.secants: Product | None = None
+        self.preconditioner: Tensors | None = None
+        self.product: Product | None = None  # of the step at hand; None: no curvature
 
     def run(self) -> Correction:
         """Walk from the first recorded step to the end of the run."""
         batches = self._known_batches()
         if batches is None:
-            self.history = self.history.thinned(self.settings.steps)
+            self.history = self.history.settled().thinned(self.settings.steps)
+        self._curvature_of_the_way()
         history = self.history
-        preconditioner: Tensors | None = None
         for number, update in enumerate(self.evidence.progress(history.updates, "walking through the record")):
             self.derivatives.place(update.weights())
             roots = update.preconditioner()
-            preconditioner = None if roots is None else self._here(roots)
+            self.preconditioner = None if roots is None else self._here(roots)
             if batches is not None:
-                self._step(update, *batches[number], preconditioner)
+                self._step(update, *batches[number])
             else:
-                self._stride(update, history.stops[number], preconditioner)
+                self._stride(update, history.stops[number])
         form = "strided" if batches is None else "exact"
-        return Correction(self.delta, {"form": form, **self._facts(preconditioner)})
+        return Correction(self.delta, {"form": form, **self._facts()})
 
     def _known_batches(self) -> list[tuple[Samples, Samples]] | None:
         """Forget and retained part of every batch, if the exact form is possible."""
         if self.evidence.retain is None or not self.history.consecutive:
             return None
+        if any(rule.bias_corrected and rule.second is None for rule in self.history.rules.values()):
+            self.history = self.history.settled()
         return self.history.batches(self.evidence.forget, self.evidence.retain)
 
     def _here(self, tensors: Mapping[str, Tensor]) -> Tensors:
@@ -124,40 +182,58 @@ class _Walk:
             for name in self.names
         }
 
-    def _step(self, update: Update, forget: Samples, retain: Samples, preconditioner: Tensors | None) -> None:
+    def _step(self, update: Update, forget: Samples, retain: Samples) -> None:
         """One recorded step, corrected for its own batch."""
-        history = self.history
-        curvature: Product | None = None
-        if self.settings.curvature == "hvp" and len(retain):
-            self.product = curvature = self.derivatives.hessian(retain)
-        elif self.scalar:
-            curvature = partial(scaled, factor=self.scalar)
+        history, roots = self.history, self.preconditioner
+        if self.settings.curvature == "hvp":
+            self.product = _Remembered(self.derivatives.hessian(retain)) if len(retain) else None
+        else:
+            self.product = self._product_of_the_way()
         impulse = self.derivatives.impulse(forget, retain) if len(forget) else scaled(self.delta, 0.0)
         rates = history.rates(update.step)
-        self._note({name: rate * history.rules[name].gain for name, rate in rates.items()}, impulse, preconditioner)
-        self.delta, self.velocity = exact_step(
-            self.delta, self.velocity, impulse, rules=history.rules, rates=rates, curvature=curvature,
-            preconditioner=preconditioner, step=update.step,
-        )  # fmt: skip
+        self.fading.push({name: rate * history.rules[name].gain for name, rate in rates.items()}, impulse, roots)
+        self._meet(rates, 1)
+        if roots is not None and all(rule.second is not None for rule in history.rules.values()):
+            self.delta, self.adam = adam_step(
+                self.delta, self.adam, impulse, weights=self._here(update.weights()),
+                gradient=self._here(update.gradient()), preconditioner=roots, rules=history.rules, rates=rates,
+                curvature=self.product, step=update.step,
+            )  # fmt: skip
+        else:
+            self.delta, self.velocity = exact_step(
+                self.delta, self.velocity, impulse, rules=history.rules, rates=rates, curvature=self.product,
+                preconditioner=roots, step=update.step,
+            )  # fmt: skip
 
-    def _stride(self, update: Update, stop: int, preconditioner: Tensors | None) -> None:
+    def _stride(self, update: Update, stop: int) -> None:
         """One recorded step that stands for all up to `stop`, with the impulse expected of a random batch."""
-        impulse = self._expected_impulse(update)
+        impulse, rules, steps = self._expected_impulse(update), self.history.rules, stop - update.step
         times = self.history.times(update.step, stop)
-        per_step = {name: time / (stop - update.step) for name, time in times.items()}
-        self._note(per_step, impulse, preconditioner)
+        per_step = {name: time / steps for name, time in times.items()}
+        self.fading.push(per_step, impulse, self.preconditioner)
+        iterations = self.settings.iterations
         if self.settings.curvature == "hvp" and self.evidence.retain is not None:
             some = self._some(self.evidence.retain, self.settings.curvature_samples)
-            self.product = self.derivatives.gauss_newton(some)
+            self.product = _Remembered(self.derivatives.gauss_newton(some))
+        else:
+            self.product = self._product_of_the_way()
+            iterations = 2 * self.settings.steps  # more than there are secants; products with these cost nothing
+        self._meet({name: per_step[name] / rules[name].gain for name in per_step}, steps)
+        if self.product is not None and self.settings.curvature in ("hvp", "lbfgs"):
             self.delta = implicit_stride(
-                self.delta, impulse, times=times, rules=self.history.rules, curvature=self.product,
-                preconditioner=preconditioner, iterations=self.settings.iterations,
+                self.delta, impulse, times=times, rules=rules, curvature=self.product,
+                preconditioner=self.preconditioner, iterations=iterations,
             )  # fmt: skip
         else:
             self.delta = stride(
-                self.delta, impulse, times=times, rules=self.history.rules, curvature=self.scalar,
-                preconditioner=preconditioner,
-            )  # fmt: skip
+                self.delta, impulse, times=times, rules=rules, curvature=self.bend, preconditioner=self.preconditioner
+            )
+
+    def _meet(self, rates: Mapping[str, float], steps: int) -> None:
+        """Note how the deviation fades from here; at the first step there is none yet."""
+        if norm(self.delta) > 0:
+            bend = 0.0 if self.product is None else along(self.delta, self.product, self.preconditioner)
+            self.fading.meet(bend, rates, steps)
 
     def _expected_impulse(self, update: Update) -> Tensors:
         """Expected impulse of a random batch.
@@ -180,44 +256,91 @@ class _Walk:
     def _some(self, samples: Samples, count: int) -> Samples:
         return samples.select(torch.randperm(len(samples), generator=self.generator)[: max(1, count)])
 
-    def _note(self, per_step: Mapping[str, float], impulse: Tensors, preconditioner: Tensors | None) -> None:
-        moved = {name: per_step[name] * value for name, value in impulse.items()}
-        if preconditioner is not None:
-            moved = {name: value / preconditioner[name] for name, value in moved.items()}
-        self.largest = max(self.largest, norm(moved))
+    def _curvature_of_the_way(self) -> None:
+        """Measure what `scalar`, `diagonal` and `lbfgs` need of the record."""
+        kind, rules = self.settings.curvature, self.history.rules
+        if kind == "scalar":
+            asked = self._asked_for()
+            self.bend = (curvature_along(pairs_of(self._points(), rules)) or 0.0) if asked is None else asked
+        elif kind == "diagonal":
+            count = len(self._seen.updates)
+            moments = scaled(self.delta, 0.0)
+            for point in self._points():
+                root = point.gradient if point.preconditioner is None else point.preconditioner
+                moments = {name: value + root[name].square() / count for name, value in moments.items()}
+            self.bend = scaled(moments, moment_scale(pairs_of(self._points(), rules), moments) or 0.0)
+        elif kind == "lbfgs":
+            self.secants = secant_curvature(list(pairs_of(self._points(), rules)))
 
-    def _scalar_curvature(self) -> float:
-        """Take h from the contraction that was asked for, or measure it along the way that training took."""
-        history, rule = self.history, self.history.rules[self.names[0]]
-        if self.settings.contraction is not None:  # a long stride fades by e^(-(h + lambda) gain rate) a step
-            fading = -math.log(self.settings.contraction) / (self._mean_rate() * rule.gain)
-            return max(0.0, fading - rule.weight_decay)
-        found = curvature_along(
-            [update.step for update in history.updates],
-            [history.rates(update.step)[self.names[0]] for update in history.updates],
-            [self._here(update.weights()) for update in history.updates],
-            [self._here(update.gradient()) for update in history.updates],
-            rule,
-        )
-        return found or 0.0
+    @property
+    def _seen(self) -> History:
+        """The recorded steps that the way is seen through."""
+        return self.history.settled().thinned(self.settings.steps)
+
+    def _points(self) -> Iterator[Point]:
+        """Weights and gradients of recorded steps; those of `lbfgs` from the same retained samples, if there are any.
+
+        Yields:
+            The points, ascending.
+        """
+        samples = None
+        if self.evidence.retain is not None and self.settings.curvature == "lbfgs":
+            samples = self._some(self.evidence.retain, self.settings.batch_size)
+        for update in self._seen.updates:
+            roots = update.preconditioner()
+            if samples is not None:
+                self.derivatives.place(update.weights())
+            yield Point(
+                step=update.step,
+                rates=self.history.rates(update.step),
+                weights=self._here(update.weights()),
+                gradient=self._here(update.gradient())
+                if samples is None
+                else self.derivatives.gradient(samples, self.settings.batch_size),
+                preconditioner=None if roots is None else self._here(roots),
+                same_samples=samples is not None,
+            )
+
+    def _product_of_the_way(self) -> Product | None:
+        """The curvature of the record as a product, at the step at hand."""
+        if self.secants is not None:
+            return self.secants
+        if isinstance(self.bend, dict):
+            bends = self.bend
+            return lambda vector: {name: bends[name] * value for name, value in vector.items()}
+        if not self.bend:
+            return None
+        roots = self.preconditioner
+        if roots is None:
+            return partial(scaled, factor=self.bend)
+        bend = self.bend
+        return lambda vector: {name: bend * roots[name] * value for name, value in vector.items()}
+
+    def _asked_for(self) -> float | None:
+        """H of the contraction that was asked for: a long stride fades by e^(-(h + lambda) gain rate) a step."""
+        if self.settings.contraction is None:
+            return None
+        rule = self.history.rules[self.names[0]]
+        fading = -math.log(self.settings.contraction) / (self._mean_rate() * rule.gain)
+        return max(0.0, fading - rule.weight_decay)
 
     def _mean_rate(self) -> float:
         first, end = self.history.updates[0].step, self.history.schedule.steps
         time = self.history.times(first, end)[self.names[0]]
         return time / (end - first) / self.history.rules[self.names[0]].gain
 
-    def _facts(self, preconditioner: Tensors | None) -> Facts:
-        history, first = self.history, self.history.updates[0].step
-        steps = history.schedule.steps
-        bend = self.scalar if self.product is None else along(self.delta, self.product, preconditioner)
-        rho = spectral_radius(self._mean_rate(), bend, history.rules[self.names[0]])
+    def _facts(self) -> Facts:
+        history, first, steps = self.history, self.history.updates[0].step, self.history.schedule.steps
+        bend = 0.0 if self.product is None else along(self.delta, self.product, self.preconditioner)
+        if len(history.updates) == 1:  # the one step began without a deviation: the one it left has to do
+            rates = {name: time / history.rules[name].gain / (steps - first)
+                     for name, time in history.times(first, steps).items()}  # fmt: skip
+            self.fading.meet(bend, rates, steps - first)
         return {
             "recorded_steps": len(history.updates),
             "share_of_history": len(history.updates) / steps,
             "bytes_read": history.bytes_read,
             "curvature": bend,
-            "contraction": rho,
-            "contracts": rho < 1.0,
-            "tail_bound": tail_bound(rho, steps - first, self.largest) if first > 0 else 0.0,
+            **self.fading.facts(first, steps - first),
             "correction_norm": norm(self.delta),
         }

@@ -41,13 +41,15 @@ def rule_of(group: Group, optimizer: str) -> Rule:
             nesterov=group.nesterov,
             weight_decay=group.weight_decay,
         )
-    first = group.betas[0]
+    first, second = group.betas[0], group.betas[1]
     return Rule(
         momentum=first,
         dampening=first,
         weight_decay=group.weight_decay,
         decoupled=group.decoupled,
         bias_corrected=True,
+        second=None if group.amsgrad else second,
+        eps=group.eps or 0.0,
     )
 
 
@@ -93,7 +95,6 @@ class History:
                 f"the default, or take a method that needs none."
             )
         schedule = recorded_schedule(record)
-        updates = _settled(updates, schedule)
         updates = updates if window is None else updates[-window:]
         recorded = updates[0].gradient().keys() & updates[0].weights().keys()
         patterns = [pattern.strip() for pattern in parameters.split(",")]
@@ -140,6 +141,12 @@ class History:
         beginnings = [first + part * (self.schedule.steps - first) / most for part in range(most)]
         chosen = {min(self.updates, key=lambda update: abs(update.step - place)).step for place in beginnings}
         return replace(self, updates=tuple(update for update in self.updates if update.step in chosen))
+
+    def settled(self) -> "History":
+        """Leave out Adam's first 1 / (1 - beta_1) steps, whose preconditioner rests on too few gradients to be held."""
+        betas = self.schedule.groups[0].betas
+        first = 0 if betas is None else round(1.0 / (1.0 - betas[0]))
+        return replace(self, updates=tuple(update for update in self.updates if update.step >= first) or self.updates)
 
     @property
     def bytes_read(self) -> int:
@@ -215,10 +222,3 @@ class History:
                 retain.select([in_retain[row] for row in rows if row in in_retain]),
             ))
         return batches
-
-
-def _settled(updates: list[Update], schedule: Schedule) -> list[Update]:
-    """Leave out Adam's first 1 / (1 - beta_1) steps: its preconditioner rests on too few gradients to be held fixed."""
-    betas = schedule.groups[0].betas
-    first = 0 if betas is None else round(1.0 / (1.0 - betas[0]))
-    return [update for update in updates if update.step >= first] or updates

@@ -5,19 +5,20 @@ name to tensor; delta = theta' - theta and nu = v' - v, where a dash marks the c
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 __all__ = [
-    "Product", "Rule", "Tensors", "along", "curvature_along", "exact_step", "implicit_stride", "norm", "scaled",
-    "spectral_radius", "stride", "tail_bound",
+    "Product", "Rule", "Tensors", "along", "dot", "exact_step", "implicit_stride", "norm", "scaled", "spectral_radius",
+    "stride", "tail_bound",
 ]  # fmt: skip
 
 Tensors = dict[str, Tensor]  # by parameter name
 Product = Callable[[Tensors], Tensors]  # delta -> curvature times delta
+_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Rule:
         weight_decay: lambda.
         decoupled: Weight decay shrinks the weights themselves (AdamW).
         bias_corrected: Adam's correction of a momentum that starts at zero.
+        second: beta_2 of Adam, where P is known to move; ``None`` holds it as recorded.
+        eps: What Adam adds to the root of its second moment.
     """
 
     momentum: float = 0.0
@@ -43,6 +46,8 @@ class Rule:
     weight_decay: float = 0.0
     decoupled: bool = False
     bias_corrected: bool = False
+    second: float | None = None
+    eps: float = 0.0
 
     @property
     def gain(self) -> float:
@@ -103,32 +108,34 @@ def stride(
     *,
     times: Mapping[str, float],
     rules: Mapping[str, Rule],
-    curvature: float = 0.0,
+    curvature: float | Mapping[str, Tensor] = 0.0,
     preconditioner: Mapping[str, Tensor] | None = None,
 ) -> Tensors:
     """Carry the deviation over many steps at once, with one impulse and one curvature for all of them.
 
-    Solves d delta / d tau = -(h + lambda) delta - c exactly over the time tau = gain x sum of the rates:
-    delta <- e^(-(h + lambda) tau) delta - (1 - e^(-(h + lambda) tau)) / (h + lambda) c. Momentum is taken to follow
-    at once.
+    Solves P d delta / d tau = -(h + lambda) delta - c exactly over the time tau = gain x sum of the rates:
+    delta <- e^(-k tau) delta - (1 - e^(-k tau)) / k c / P with k = (h + lambda) / P. Momentum is taken to follow at
+    once.
 
     Args:
         delta: Deviation of the weights before.
         impulse: Expected impulse of one step.
         times: tau of each parameter.
-        rules: Optimizer rule of each parameter.
-        curvature: h, at least 0.
-        preconditioner: P of each parameter, for Adam; h is then the curvature in the preconditioned space.
+        rules: Optimizer rule of each parameter; decoupled weight decay is not divided by P.
+        curvature: h of each weight, at least 0; or one number, the curvature in the space that P stretches: P^-1 H.
+        preconditioner: P of each parameter, for Adam; 1 otherwise.
 
     Returns:
         Deviation of the weights after.
     """
     moved = {}
     for name, old in delta.items():
-        fading = torch.tensor((curvature + rules[name].weight_decay) * times[name], dtype=torch.float64)
-        reach = times[name] * (float(-torch.expm1(-fading) / fading) if fading > 0 else 1.0)
-        push = impulse[name] if preconditioner is None else impulse[name] / preconditioner[name]
-        moved[name] = old * float(torch.exp(-fading)) - reach * push
+        rule, tau = rules[name], times[name]
+        metric = torch.ones_like(old) if preconditioner is None else preconditioner[name]
+        bend = curvature if isinstance(curvature, float | int) else curvature[name] / metric
+        fading = torch.as_tensor(bend + rule.weight_decay / (1.0 if rule.decoupled else metric)) * tau
+        reach = tau * torch.where(fading > 0, -torch.expm1(-fading) / fading.clamp(min=_TINY), 1.0)
+        moved[name] = old * torch.exp(-fading) - reach * impulse[name] / metric
     return moved
 
 
@@ -164,7 +171,7 @@ def implicit_stride(
     decay: dict[str, Tensor | float] = {}
     for name, rule in rules.items():
         metric = 1.0 if preconditioner is None else preconditioner[name]
-        inertia[name] = metric / max(times[name], torch.finfo(torch.float32).tiny)
+        inertia[name] = metric / max(times[name], _TINY)
         decay[name] = rule.weight_decay * (metric if rule.decoupled else 1.0)
 
     def system(x: Tensors) -> Tensors:
@@ -177,58 +184,25 @@ def implicit_stride(
 
 def _conjugate_gradients(system: Product, target: Tensors, start: Tensors, iterations: int) -> Tensors:
     """Solve system(x) = target for a positive definite system, to a relative residual of 1e-4 or in `iterations`."""
-    x = dict(start)
+    x = start
     applied = system(x)
     residual = {name: target[name] - applied[name] for name in x}
     direction = dict(residual)
-    size, enough = _dot(residual, residual), 1e-8 * _dot(target, target)
+    size, enough = dot(residual, residual), 1e-8 * dot(target, target)
     for _ in range(iterations):
         if size <= enough:
             break
         applied = system(direction)
-        stiffness = _dot(direction, applied)
+        stiffness = dot(direction, applied)
         if stiffness <= 0:  # rounding; the system itself is positive definite
             break
         length = size / stiffness
         x = {name: x[name] + length * direction[name] for name in x}
         residual = {name: residual[name] - length * applied[name] for name in x}
-        new_size = _dot(residual, residual)
+        new_size = dot(residual, residual)
         direction = {name: residual[name] + new_size / size * direction[name] for name in x}
         size = new_size
     return x
-
-
-def curvature_along(
-    steps: Sequence[int], rates: Sequence[float], weights: Sequence[Tensors], gradients: Sequence[Tensors], rule: Rule
-) -> float | None:
-    """Curvature of the loss along the way that training took, from recorded weights and gradients alone.
-
-    Between two recorded steps, H s = y with s = theta_2 - theta_1 and y = g_2 - g_1. Plain least squares
-    <s, y> / <s, s> is biased, since the noise of the batch behind g_1 is in s and in y: s holds -(its travel) g_1. So
-    y is compared along z = s + travel g_1, which the noise of g_1 does not reach: h = sum <z, y> / sum <z, s> over all
-    pairs of neighbours.
-
-    Args:
-        steps: Numbers of the recorded steps, ascending.
-        rates: Learning rate at each.
-        weights: Weights before each.
-        gradients: Gradient of each step, without weight decay.
-        rule: How gradients move weights.
-
-    Returns:
-        h, at least 0; ``None`` with fewer than two steps or no measurable way.
-    """
-    slope = length = 0.0
-    for first in range(len(steps) - 1):
-        second = first + 1
-        gap = steps[second] - steps[first]
-        travel = rates[first] * rule.gain * (1.0 - math.pow(rule.momentum, gap))
-        s = {name: weights[second][name] - value for name, value in weights[first].items()}
-        y = {name: gradients[second][name] - value for name, value in gradients[first].items()}
-        z = {name: value + travel * gradients[first][name] for name, value in s.items()}
-        slope += _dot(z, y)
-        length += _dot(z, s)
-    return max(0.0, slope / length) if length > 0 else None
 
 
 def spectral_radius(rate: float, curvature: float, rule: Rule) -> float:
@@ -277,7 +251,7 @@ def tail_bound(rho: float, steps: int, largest: float) -> float | None:
 
 def norm(tensors: Tensors) -> float:
     """Euclidean norm over all tensors together."""
-    return math.sqrt(_dot(tensors, tensors))
+    return math.sqrt(dot(tensors, tensors))
 
 
 def scaled(tensors: Tensors, factor: float) -> Tensors:
@@ -297,9 +271,10 @@ def along(direction: Tensors, product: Product, preconditioner: Mapping[str, Ten
         h; 0 for a direction of length 0.
     """
     metric = direction if preconditioner is None else {k: preconditioner[k] * v for k, v in direction.items()}
-    length = _dot(direction, metric)
-    return _dot(direction, product(direction)) / length if length > 0 else 0.0
+    length = dot(direction, metric)
+    return dot(direction, product(direction)) / length if length > 0 else 0.0
 
 
-def _dot(first: Tensors, second: Tensors) -> float:
+def dot(first: Tensors, second: Tensors) -> float:
+    """Inner product over all tensors together, summed in double precision."""
     return math.fsum(float((value * second[name]).sum(dtype=torch.float64)) for name, value in first.items())

@@ -69,11 +69,12 @@ class Mini(Unlearner):
     steps: int = field(
         default=24, metadata={"help": "Most recorded steps to use in the strided form; the cost grows with them."}
     )
-    curvature: Literal["hvp", "scalar", "none"] = field(
+    curvature: Literal["hvp", "lbfgs", "diagonal", "scalar", "none"] = field(
         default="hvp",
         metadata={
-            "help": "hvp: exact products on retained samples; scalar: one number measured on the record, no retained "
-            "data needed; none: the drift is never pulled back, for short windows only."
+            "help": "hvp: exact products on retained samples. From the record alone: lbfgs: secants between recorded "
+            "steps (cleaner with retained samples); diagonal: squared gradients, scaled to the curvature along the "
+            "way; scalar: that curvature for all weights; none: never pulled back, for short windows only."
         },
     )
     contraction: float | None = field(
@@ -126,7 +127,7 @@ class Mini(Unlearner):
         if evidence.record is None:
             raise UnlearnError("mini needs the record of the training run; give --record FOLDER.")
         if evidence.retain is None and (self.curvature == "hvp" or self.repair):
-            raise UnlearnError("mini needs retained data for curvature=hvp and for repair; or set curvature=scalar.")
+            raise UnlearnError("mini needs retained data for curvature=hvp and for repair; or set curvature=lbfgs.")
         history = History.read(evidence.record, window=self.window, parameters=self.parameters)
         model.to(evidence.accelerator.device)
         with modes_kept(model), private_randomness(evidence.accelerator, evidence.seed):
