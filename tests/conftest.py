@@ -13,8 +13,10 @@ from accelerate import Accelerator
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from unlearn_hooks.controls import halves
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.recorder import record
+from unlearn_hooks.references import add_reference
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.data import ImageData, Samples
 from unlearn_plugin.progress import Progress
@@ -70,7 +72,7 @@ def fresh_net(seed: int) -> Net:
 
 @dataclass
 class World:
-    """What a company has: data, a trained model, and the record of its training."""
+    """What a company has: data, a trained model, and the record of its training with a pair of half-data models."""
 
     train: ImageData
     heldout: ImageData
@@ -120,6 +122,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         torch.manual_seed(7)
         model = Net()
         _train(model, train, folder)
+        _add_pair(train, folder)
     return World(train, heldout, model, TrainingRecord.open(folder), fresh_net)
 
 
@@ -135,3 +138,16 @@ def _train(model: nn.Module, train: ImageData, folder: Path) -> None:
                 nn.functional.cross_entropy(model(images), labels).backward()
                 optimizer.step()
                 schedule.step()
+
+
+def _add_pair(train: ImageData, folder: Path) -> None:
+    """A pair for methods; a few epochs on half of the data are enough to say something."""
+    for half in halves(train.dataset, 0, 0, labels=train.labels):
+        other = fresh_net(20 + half.side)
+        optimizer = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
+        images, labels = train.images(half.rows()), train.labels[half.rows()]
+        for _ in range(12):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(other(images), labels).backward()
+            optimizer.step()
+        add_reference(folder, other, train.dataset, half, purpose="method")

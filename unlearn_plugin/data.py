@@ -157,6 +157,17 @@ class Samples(Dataset[Batch]):
         """Stable name of each sample."""
         return tuple(self.data.ids[row] for row in self.rows.tolist())
 
+    def record_rows(self, row_of: Mapping[str, int] | None) -> Int64[Tensor, " n"]:
+        """Row of each sample in a record.
+
+        Args:
+            row_of: `TrainingRecord.row_of`; without names, rows and places in the data are the same.
+
+        Returns:
+            The rows, in the order of the samples.
+        """
+        return self.rows if row_of is None else torch.tensor([row_of[name] for name in self.ids], dtype=torch.int64)
+
     def select(self, positions: Int64[Tensor, " k"] | Sequence[int]) -> "Samples":
         """Some of these samples.
 

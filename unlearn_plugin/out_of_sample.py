@@ -90,10 +90,7 @@ def mean_recorded_loss(record: TrainingRecord, train: ImageData) -> Float32[Tens
 
 def _record_rows(record: TrainingRecord, train: ImageData) -> Int64[Tensor, " n"]:
     """Row in the record of each row of the data."""
-    names = train.ids if record.ids is None else record.ids
-    rows = torch.empty(len(train), dtype=torch.int64)
-    rows[torch.tensor([train.row_of[name] for name in names])] = torch.arange(len(names))
-    return rows
+    return Samples(train, torch.arange(len(train))).record_rows(record.row_of)
 
 
 def sealed_ids(record: TrainingRecord, train: ImageData) -> SealedIds | None:

@@ -187,6 +187,7 @@ def _evidence(prepared: Prepared, progress: Progress) -> Evidence:
         record=without_judge(prepared.record) if prepared.record else None,
         classes=prepared.checkpoint.num_classes,
         forgotten_classes=splits.forgotten_classes,
+        one_subject=splits.one_subject,
         fresh=prepared.checkpoint.fresh,
         accelerator=prepared.accelerator,
         seed=prepared.job.seed,

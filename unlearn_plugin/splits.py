@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int64
@@ -15,7 +16,9 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.data import ImageData, Samples
 from unlearn_plugin.manifest import ForgetEntry, ForgetManifest, list_some
 
-__all__ = ["Need", "SealedIds", "Splits"]
+__all__ = ["Need", "Request", "SealedIds", "Splits", "kind_of_request"]
+
+Request = Literal["sample", "class", "subject"]
 
 _COMPARED = 20_000  # known ids looked through for the nearest to an unknown one
 _LARGE_PART = 0.1  # of a class
@@ -29,6 +32,19 @@ class Need(enum.Flag):
     RETAIN = enum.auto()
     RECORD = enum.auto()
     TUNING = enum.auto()
+
+
+def kind_of_request(forgotten_classes: tuple[int, ...], *, one_subject: bool) -> Request:
+    """What a method's presets are chosen by.
+
+    Args:
+        forgotten_classes: Classes that are requested as a whole.
+        one_subject: All samples of the request are of one data subject.
+
+    Returns:
+        ``class`` if a class is requested as a whole, else ``subject`` for one data subject, else ``sample``.
+    """
+    return "class" if forgotten_classes else "subject" if one_subject else "sample"
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,16 @@ class Splits:
             forgotten_classes=tuple(sorted(classes)),
             sealed=sealed is not None,
         )
+
+    @property
+    def one_subject(self) -> bool:
+        """Whether all samples of F are of one named data subject."""
+        return self.subjects is not None and not bool(self.subjects.any())
+
+    @property
+    def request(self) -> Request:
+        """What kind of request this is."""
+        return kind_of_request(self.forgotten_classes, one_subject=self.one_subject)
 
     def largely_requested(self) -> tuple[int, ...]:
         """Classes, none of them requested as a whole, of which a tenth or more of the training samples is in F."""

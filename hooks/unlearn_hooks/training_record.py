@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +328,11 @@ class TrainingRecord:
             _shards=tuple(sorted(shards, key=lambda shard: (shard.first, shard.rank))),
             _journals=tuple(journals),
         )
+
+    @cached_property
+    def row_of(self) -> dict[str, int] | None:
+        """Row of the root data set that each stable name stands for; ``None`` without names."""
+        return None if self.ids is None else {name: row for row, name in enumerate(self.ids)}
 
     def shards(self, kind: str) -> list[Shard]:
         """Return the shards of a kind, with rewinds and drops applied, sorted by their first step."""

@@ -1,6 +1,6 @@
 """History: what `mini` reads from the record of a training run, in the words of the recursion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -115,7 +115,7 @@ class History:
             rules=rules,
             samples_trained=int(record.data["n"]),
             sizes={shard.first: shard.path.stat().st_size for shard in record.shards("update")},
-            row_of=None if record.ids is None else {name: row for row, name in enumerate(record.ids)},
+            row_of=record.row_of,
         )
 
     @property
@@ -195,10 +195,7 @@ class History:
         Returns:
             Position by row of the record.
         """
-        rows: Sequence[int] = samples.rows.tolist()
-        if self.row_of is not None:
-            rows = [self.row_of[name] for name in samples.ids]
-        return {row: position for position, row in enumerate(rows)}
+        return {row: position for position, row in enumerate(samples.record_rows(self.row_of).tolist())}
 
     def batches(self, forget: Samples, retain: Samples) -> list[tuple[Samples, Samples]] | None:
         """Split the batch of every recorded step into its forget and its retained part.

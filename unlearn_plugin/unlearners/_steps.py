@@ -4,8 +4,8 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float32, Int64
@@ -14,16 +14,31 @@ from torch import Tensor, nn
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.data import Batch, Samples
 from unlearn_plugin.outputs import Outputs, compute_outputs, margin
+from unlearn_plugin.splits import Request
 from unlearn_plugin.training import Loss, OptimizerName, Recipe, ScheduleName, cross_entropy, train
 from unlearn_plugin.unlearners.base import Evidence, Facts, Unlearner
 
 __all__ = [
-    "ForgetBatch", "ForgetBatches", "PairLoss", "Pressure", "SteppedUnlearner", "TrainedUnlearner", "advantage",
-    "check_options", "forget_cross_entropy", "frozen_copy", "looks_apart", "required", "statistics_kept",
+    "TUNED_ON_DIGITS",
+    "ForgetBatch",
+    "ForgetBatches",
+    "PairLoss",
+    "Pressure",
+    "SteppedUnlearner",
+    "TrainedUnlearner",
+    "advantage",
+    "check_options",
+    "forget_cross_entropy",
+    "frozen_copy",
+    "looks_apart",
+    "required",
+    "statistics_kept",
 ]  # fmt: skip
 
 ForgetBatch = tuple[Float32[Tensor, "f c h w"], Int64[Tensor, " f"], Int64[Tensor, " f"]]  # not as long as Batch
 PairLoss = Callable[[nn.Module, Batch, ForgetBatch], Tensor]  # (model, batch of R, batch of F) -> scalar
+
+TUNED_ON_DIGITS = "700 digits with wrong labels, a small ResNet"  # tests/benchmarks/methods.py
 
 _LOOKED_AT = 1_000  # samples of F, and twice as many held-out ones, that decide when to let go
 _ADAM_SHARE = 0.01  # of the rate of SGD
@@ -238,20 +253,24 @@ class Pressure:
         return {"steps_until_forget_looked_heldout": self._let_go, "forget_advantage_on_tuning": self._last}
 
 
+Trained = TypeVar("Trained", bound="TrainedUnlearner")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedUnlearner(Unlearner):
     """A method that trains on R; its options are those of a recipe.
 
-    Attributes:
-        usual_rates: First learning rates of SGD, for requests of samples and for requests of whole classes. Samples
-            need small steps, since what was learnt from one is shared by many; a class is worth large ones.
+    The presets name the first learning rate of SGD. Samples need small steps, since what was learnt from one is shared
+    by many; a class is worth large ones. Adam takes a hundredth of that.
     """
-
-    usual_rates: ClassVar[tuple[float, float]]
 
     epochs: int = field(default=5, metadata={"help": "Passes over the retained data."})
     learning_rate: float | None = field(
-        default=None, metadata={"help": "First rate; none: what suits the request and the optimizer."}
+        default=None,
+        metadata={
+            "help": "First rate; none: what suits the request and the optimizer.",
+            "search": (0.2, 5.0, "factor"),
+        },
     )
     batch_size: int = field(default=64, metadata={"help": "Samples per step."})
     optimizer: Literal["auto", "sgd", "adam", "adamw"] = field(
@@ -264,12 +283,22 @@ class TrainedUnlearner(Unlearner):
     def __post_init__(self) -> None:
         self.recipe()
 
-    def recipe(self, model: nn.Module | None = None, forgotten_classes: tuple[int, ...] = ()) -> Recipe:
-        """How the steps are made.
+    def settled(self: Trained, request: Request, model: nn.Module) -> Trained:
+        """Choose the optimizer by the model as well; see the base class.
 
-        Args:
-            model: What is trained: transformers and their like fall apart under rates of SGD that others need.
-            forgotten_classes: Classes that are requested as a whole.
+        Transformers and their like fall apart under rates of SGD that others need.
+        """
+        normed = any(isinstance(layer, nn.LayerNorm) for layer in model.modules())
+        optimizer: OptimizerName = ("adamw" if normed else "sgd") if self.optimizer == "auto" else self.optimizer
+        filled = super().settled(request, model)
+        rate = filled.learning_rate
+        if self.learning_rate is None:
+            usual = Recipe.learning_rate if rate is None else rate
+            rate = usual if optimizer == "sgd" else float(f"{_ADAM_SHARE * usual:.6g}")
+        return replace(filled, optimizer=optimizer, learning_rate=rate)
+
+    def recipe(self) -> Recipe:
+        """How the steps are made, once all options are settled.
 
         Returns:
             The recipe.
@@ -277,12 +306,9 @@ class TrainedUnlearner(Unlearner):
         Raises:
             UnlearnError: If an option is out of range.
         """
-        normed = model is not None and any(isinstance(layer, nn.LayerNorm) for layer in model.modules())
-        optimizer: OptimizerName = ("adamw" if normed else "sgd") if self.optimizer == "auto" else self.optimizer
-        usual = self.usual_rates[1 if forgotten_classes else 0] * (1.0 if optimizer == "sgd" else _ADAM_SHARE)
         return Recipe(
-            optimizer=optimizer,
-            learning_rate=usual if self.learning_rate is None else self.learning_rate,
+            optimizer="sgd" if self.optimizer == "auto" else self.optimizer,
+            learning_rate=Recipe.learning_rate if self.learning_rate is None else self.learning_rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             epochs=self.epochs,
@@ -341,7 +367,7 @@ class SteppedUnlearner(TrainedUnlearner):
                 pressure.look(step)
             return False
 
-        recipe = self.recipe(model, evidence.forgotten_classes)
+        recipe = self.settled(evidence.request, model).recipe()
         pressure.look(0)
         train(
             model, retain, recipe, accelerator=evidence.accelerator, seed=evidence.seed,

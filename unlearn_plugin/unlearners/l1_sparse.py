@@ -1,6 +1,7 @@
 """l1_sparse: finetune with a penalty that makes weights sparse."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -8,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from unlearn_plugin.data import Batch
-from unlearn_plugin.splits import Need
+from unlearn_plugin.splits import Need, Request
 from unlearn_plugin.training import cross_entropy, train
-from unlearn_plugin.unlearners._steps import TrainedUnlearner, check_options, required
-from unlearn_plugin.unlearners.base import Evidence, Facts
+from unlearn_plugin.unlearners._steps import TUNED_ON_DIGITS, TrainedUnlearner, check_options, required
+from unlearn_plugin.unlearners.base import Evidence, Facts, Preset
 
 __all__ = ["L1Sparse", "l1_norm"]
 
@@ -43,9 +44,13 @@ class L1Sparse(TrainedUnlearner):
     needs: ClassVar[Need] = Need.RETAIN
     summary: ClassVar[str] = "Go on training on the retained data, under an L1 penalty that fades."
     source: ClassVar[str] = "Jia et al. 2023, arXiv 2304.04934"
-    usual_rates: ClassVar[tuple[float, float]] = (0.07, 0.15)
+    presets: ClassVar[Mapping[Request, Preset]] = Preset.table(
+        sample={"learning_rate": 0.07}, whole_class={"learning_rate": 0.15}, tuned=TUNED_ON_DIGITS
+    )
 
-    gamma: float = field(default=5e-4, metadata={"help": "Weight of the penalty at the first step."})
+    gamma: float = field(
+        default=5e-4, metadata={"help": "Weight of the penalty at the first step.", "search": (5e-5, 5e-3, "log")}
+    )
 
     def __post_init__(self) -> None:
         check_options(self, gamma=("at least 0 and finite", 0 <= self.gamma < math.inf))
@@ -66,7 +71,7 @@ class L1Sparse(TrainedUnlearner):
             return False
 
         before = float(l1_norm(model).detach())
-        recipe = self.recipe(model, evidence.forgotten_classes)
+        recipe = self.settled(evidence.request, model).recipe()
         last = train(
             model, retain, recipe, accelerator=evidence.accelerator, seed=evidence.seed,
             progress=evidence.progress, loss=loss, after_step=count,

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.data import Batch, Samples
-from unlearn_plugin.splits import Need
+from unlearn_plugin.splits import Need, Request
 from unlearn_plugin.training import Recipe, modes_kept, private_randomness, refresh_batchnorm, train
 from unlearn_plugin.unlearners._correction import Correction, Settings, correct
 from unlearn_plugin.unlearners._history import History
 from unlearn_plugin.unlearners._recursion import norm
-from unlearn_plugin.unlearners.base import Evidence, Unlearner
+from unlearn_plugin.unlearners._steps import TUNED_ON_DIGITS
+from unlearn_plugin.unlearners.base import Evidence, Preset, Unlearner
 
 __all__ = ["Mini"]
 
@@ -64,6 +65,9 @@ class Mini(Unlearner):
     needs: ClassVar[Need] = Need.FORGET | Need.RECORD
     summary: ClassVar[str] = "Correct the weights by what a few recorded training steps would have been without F."
     source: ClassVar[str] = "Mini-Unlearning, https://arxiv.org/abs/2406.16986 (derivation ours, from the abstract)"
+    presets: ClassVar[Mapping[Request, Preset]] = Preset.table(
+        sample={"iterations": _SAMPLE_ITERATIONS}, whole_class={"iterations": _CLASS_ITERATIONS}, tuned=TUNED_ON_DIGITS
+    )
 
     window: int | None = field(default=None, metadata={"help": "Use only this many of the last recorded steps."})
     steps: int = field(
@@ -84,7 +88,8 @@ class Mini(Unlearner):
         default=None,
         metadata={
             "help": "Conjugate-gradient iterations per recorded step for hvp; more forget more. none: 5 for samples, "
-            "15 for class requests."
+            "15 for class requests.",
+            "search": (2, 30, "log"),
         },
     )
     curvature_samples: int = field(default=128, metadata={"help": "Retained samples per curvature product."})

@@ -1,6 +1,7 @@
 """mixunlearn: a generator mixes what goes with what stays so that the unlearner fails; the unlearner learns from it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
@@ -10,10 +11,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from unlearn_plugin.data import Batch
-from unlearn_plugin.splits import Need
+from unlearn_plugin.splits import Need, Request
 from unlearn_plugin.training import private_randomness
 from unlearn_plugin.unlearners._mixblock import EarlyFeatures, MixBlock
 from unlearn_plugin.unlearners._steps import (
+    TUNED_ON_DIGITS,
     ForgetBatch,
     SteppedUnlearner,
     check_options,
@@ -21,7 +23,7 @@ from unlearn_plugin.unlearners._steps import (
     required,
     statistics_kept,
 )
-from unlearn_plugin.unlearners.base import Evidence, Facts
+from unlearn_plugin.unlearners.base import Evidence, Facts, Preset
 
 __all__ = ["MixUnlearn", "contrast", "sharpen", "sim_loss"]
 
@@ -100,15 +102,23 @@ class MixUnlearn(SteppedUnlearner):
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
     summary: ClassVar[str] = "Learn to forget from adversarially mixed samples, with or without labels."
     source: ClassVar[str] = "MixUnlearn, ICLR 2025, arXiv 2502.10288"
-    usual_rates: ClassVar[tuple[float, float]] = (0.02, 0.02)
+    presets: ClassVar[Mapping[Request, Preset]] = Preset.table(
+        sample={"learning_rate": 0.02, **dict.fromkeys(("tau_mix", "tau_real", "tau_gen"), _SAMPLE_TAU)},
+        whole_class={"learning_rate": 0.02, **dict.fromkeys(("tau_mix", "tau_real", "tau_gen"), _CLASS_TAU)},
+        tuned=TUNED_ON_DIGITS,
+    )
 
     label_aware: bool = field(
         default=True, metadata={"help": "Targets are labels; otherwise the original's predictions."}
     )
     sharpening: float = field(default=0.3, metadata={"help": "T of the sharpened predictions, without labels."})
     omega: float = field(default=1.0, metadata={"help": "Weight of L_real; 0 leaves it out."})
-    tau_mix: float | None = field(default=None, metadata={"help": "Temperature of L_mix; " + _USUAL_TAUS})
-    tau_real: float | None = field(default=None, metadata={"help": "Temperature of L_real; " + _USUAL_TAUS})
+    tau_mix: float | None = field(
+        default=None, metadata={"help": "Temperature of L_mix; " + _USUAL_TAUS, "search": (0.2, 5.0, "factor")}
+    )
+    tau_real: float | None = field(
+        default=None, metadata={"help": "Temperature of L_real; " + _USUAL_TAUS, "search": (0.2, 5.0, "factor")}
+    )
     tau_gen: float | None = field(
         default=None, metadata={"help": "Temperature of the generator's loss; " + _USUAL_TAUS}
     )

@@ -61,8 +61,12 @@ class Muda(Unlearner):
     rounds: int = field(default=4, metadata={"help": "Rounds of a forget and a recovery phase."})
     forget_steps: int = field(default=6, metadata={"help": "Steps on forget data per round."})
     recover_steps: int = field(default=60, metadata={"help": "Steps on retained data per round."})
-    learning_rate: float = field(default=0.03, metadata={"help": "Learning rate of both phases."})
-    alpha: float = field(default=3.0, metadata={"help": "Weight of the distillation on forget data."})
+    learning_rate: float = field(
+        default=0.03, metadata={"help": "Learning rate of both phases.", "search": (0.2, 5.0, "factor")}
+    )
+    alpha: float = field(
+        default=3.0, metadata={"help": "Weight of the distillation on forget data.", "search": (0.3, 10.0, "log")}
+    )
     energy: float = field(default=0.8, metadata={"help": "Share of the energy that the main directions hold."})
     distill: float = field(default=1.0, metadata={"help": "Weight of the original's answers in the recovery."})
     batch_size: int = field(default=64, metadata={"help": "Samples per step."})

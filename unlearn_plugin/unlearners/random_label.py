@@ -1,5 +1,6 @@
 """random_label: train F on wrong labels, R on its own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -9,16 +10,17 @@ from torch import Tensor, nn
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.data import Batch
-from unlearn_plugin.splits import Need
+from unlearn_plugin.splits import Need, Request
 from unlearn_plugin.training import cross_entropy
 from unlearn_plugin.unlearners._steps import (
+    TUNED_ON_DIGITS,
     ForgetBatch,
     PairLoss,
     SteppedUnlearner,
     check_options,
     forget_cross_entropy,
 )
-from unlearn_plugin.unlearners.base import Evidence, Facts
+from unlearn_plugin.unlearners.base import Evidence, Facts, Preset
 
 __all__ = ["RandomLabel", "draw_other_labels"]
 
@@ -61,9 +63,11 @@ class RandomLabel(SteppedUnlearner):
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
     summary: ClassVar[str] = "Train what goes on random wrong labels, what stays on its own."
     source: ClassVar[str] = "Golatkar et al. 2020, arXiv 1911.04933; Graves et al. 2021, arXiv 2010.10981"
-    usual_rates: ClassVar[tuple[float, float]] = (0.005, 0.02)
+    presets: ClassVar[Mapping[Request, Preset]] = Preset.table(
+        sample={"learning_rate": 0.005}, whole_class={"learning_rate": 0.02}, tuned=TUNED_ON_DIGITS
+    )
 
-    alpha: float = field(default=1.0, metadata={"help": "weight of R"})
+    alpha: float = field(default=1.0, metadata={"help": "weight of R", "search": (0.3, 10.0, "log")})
 
     def __post_init__(self) -> None:
         check_options(self, alpha=("at least 0", self.alpha >= 0))

@@ -52,7 +52,9 @@ class SalUn(RandomLabel):
     summary: ClassVar[str] = "Random labels for what goes, on the weights that matter to it alone."
     source: ClassVar[str] = "Fan et al. 2024, arXiv 2310.12508"
 
-    sparsity: float = field(default=0.5, metadata={"help": "share of the weights that may not move"})
+    sparsity: float = field(
+        default=0.5, metadata={"help": "share of the weights that may not move", "search": (0.1, 0.9, "linear")}
+    )
 
     def __post_init__(self) -> None:
         check_options(self, sparsity=("at least 0 and below 1", 0 <= self.sparsity < 1))

@@ -1,6 +1,7 @@
 """scrub: a student that disobeys its teacher on F and obeys on R."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -10,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unlearn_plugin.data import Batch, Samples
-from unlearn_plugin.splits import Need
+from unlearn_plugin.splits import Need, Request
 from unlearn_plugin.training import AfterStep, Loss, Recipe, train
 from unlearn_plugin.unlearners._steps import (
+    TUNED_ON_DIGITS,
     Pressure,
     SteppedUnlearner,
     check_options,
@@ -20,7 +22,7 @@ from unlearn_plugin.unlearners._steps import (
     required,
     statistics_kept,
 )
-from unlearn_plugin.unlearners.base import Evidence, Facts
+from unlearn_plugin.unlearners.base import Evidence, Facts, Preset
 
 __all__ = ["Scrub", "distillation"]
 
@@ -62,9 +64,13 @@ class Scrub(SteppedUnlearner):
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
     summary: ClassVar[str] = "Teach a student to disobey the original on what goes and to obey it on what stays."
     source: ClassVar[str] = "Kurmanji et al. 2023, arXiv 2302.09880"
-    usual_rates: ClassVar[tuple[float, float]] = (0.05, 0.05)
+    presets: ClassVar[Mapping[Request, Preset]] = Preset.table(
+        sample={"learning_rate": 0.05}, whole_class={"learning_rate": 0.05}, tuned=TUNED_ON_DIGITS
+    )
 
-    alpha: float = field(default=0.5, metadata={"help": "Weight of the divergence from the teacher on R."})
+    alpha: float = field(
+        default=0.5, metadata={"help": "Weight of the divergence from the teacher on R.", "search": (0.1, 2.0, "log")}
+    )
     gamma: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy on R."})
     msteps: int = field(default=3, metadata={"help": "How many epochs begin with a max pass."})
     temperature: float = field(default=1.0, metadata={"help": "Temperature of both divergences."})
@@ -72,7 +78,10 @@ class Scrub(SteppedUnlearner):
     forget_steps: int = field(default=16, metadata={"help": "Steps of a max pass, at most."})
     max_rate: float = field(
         default=0.1,
-        metadata={"help": "Rate of max passes as a share of that of min passes; nothing bounds what they ascend."},
+        metadata={
+            "help": "Rate of max passes as a share of that of min passes; nothing bounds what they ascend.",
+            "search": (0.02, 0.5, "log"),
+        },
     )
 
     def __post_init__(self) -> None:
@@ -93,7 +102,7 @@ class Scrub(SteppedUnlearner):
         forget, retain = required(evidence.forget, "forget", self), required(evidence.retain, "retained", self)
         losses = _Losses(self, frozen_copy(model.to(evidence.accelerator.device)))
         pressure = Pressure(evidence, model, self.batch_size, follow=self.hold)
-        descend = self.recipe(model, evidence.forgotten_classes)
+        descend = self.settled(evidence.request, model).recipe()
         rate = self.max_rate * descend.learning_rate
         ascend = replace(descend, batch_size=self.forget_batch_size, learning_rate=rate)
 

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from unlearn_plugin.data import Samples
-from unlearn_plugin.splits import Need
+from unlearn_plugin.splits import Need, Request
 from unlearn_plugin.training import modes_kept, refresh_batchnorm
-from unlearn_plugin.unlearners._steps import check_options, required
-from unlearn_plugin.unlearners.base import Evidence, Facts, Unlearner
+from unlearn_plugin.unlearners._steps import TUNED_ON_DIGITS, check_options, required
+from unlearn_plugin.unlearners.base import Evidence, Facts, Preset, Unlearner
 
 __all__ = ["SSD", "dampening", "importance"]
 
 _USUAL_ALPHA = 10.0  # the paper's
-_CLASS_REACH, _SAMPLE_REACH = 1 / 3, 2 / 3  # of the largest ratio there can be; samples share their weights with R
+_SAMPLE_REACH = 2 / 3  # of the largest ratio there can be; samples share their weights with R
 
 
 def importance(
@@ -108,15 +108,27 @@ class SSD(Unlearner):
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
     summary: ClassVar[str] = "Dampen weights that matter to the forget data alone; hardly touches random samples."
     source: ClassVar[str] = "Foster et al. 2024, arXiv 2308.07707"
+    presets: ClassVar[Mapping[Request, Preset]] = Preset.table(
+        sample={"reach": _SAMPLE_REACH}, whole_class={"reach": 1 / 3}, tuned=TUNED_ON_DIGITS
+    )
 
     alpha: float | None = field(
         default=None,
         metadata={
             "help": "How many times more a weight must matter to F to be selected; none: 10, or if that is less "
-            "|D| / |F| / 3 for class requests and 2 |D| / |F| / 3 for samples; at least 1."
+            "reach |D| / |F|; at least 1."
         },
     )
-    dampening_constant: float = field(default=1.0, metadata={"help": "lambda; smaller dampens more."})
+    reach: float | None = field(
+        default=None,
+        metadata={
+            "help": "For alpha=none: the largest alpha, as a share of the largest ratio that there can be.",
+            "search": (0.1, 1.0, "linear"),
+        },
+    )
+    dampening_constant: float = field(
+        default=1.0, metadata={"help": "lambda; smaller dampens more.", "search": (0.1, 1.0, "log")}
+    )
     batch_size: int = field(
         default=16, metadata={"help": "Samples per pass, which needs memory for as many gradients; changes no result."}
     )
@@ -125,6 +137,7 @@ class SSD(Unlearner):
         check_options(
             self,
             alpha=("at least 1 and finite, or none", self.alpha is None or 1 <= self.alpha < math.inf),
+            reach=("above 0 and at most 1, or none", self.reach is None or 0 < self.reach <= 1),
             dampening_constant=("at least 0 and finite", 0 <= self.dampening_constant < math.inf),
             batch_size=("1 or more", self.batch_size >= 1),
         )
@@ -136,8 +149,8 @@ class SSD(Unlearner):
         own, rest = (importance(model, each, evidence, batch_size=self.batch_size) for each in (forget, retain))
         share = len(forget) / (len(forget) + len(retain))
         everywhere = {name: share * own[name] + (1.0 - share) * rest[name] for name in own}
-        reach = (_CLASS_REACH if evidence.forgotten_classes else _SAMPLE_REACH) / share
-        alpha = self.alpha or max(1.0, min(_USUAL_ALPHA, reach))
+        reach = self.settled(evidence.request, model).reach or _SAMPLE_REACH
+        alpha = self.alpha or max(1.0, min(_USUAL_ALPHA, reach / share))
         factors = dampening(everywhere, own, alpha=alpha, dampening_constant=self.dampening_constant)
         selected = sum(int((factor < 1).sum()) for factor in factors.values())
         if selected:  # otherwise the model must come back bit for bit, so that the guard sees that nothing was done
