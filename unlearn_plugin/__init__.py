@@ -14,16 +14,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unlearn_plugin.api import apply, inspect, methods, push, verify
+    from unlearn_plugin.api import apply, compare, inspect, methods, push, verify
+    from unlearn_plugin.comparison import Comparison
     from unlearn_plugin.job import Job
     from unlearn_plugin.pipeline import Outcome, run
     from unlearn_plugin.verification import Verification
 
-__all__ = ["Job", "Outcome", "Verification", "apply", "inspect", "methods", "push", "run", "verify"]
+__all__ = [
+    "Comparison", "Job", "Outcome", "Verification", "apply", "compare", "inspect", "methods", "push", "run", "verify",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("apply", "inspect", "methods", "push", "verify"), "api"),
+    **dict.fromkeys(("apply", "compare", "inspect", "methods", "push", "verify"), "api"),
+    "Comparison": "comparison",
     "Job": "job",
     **dict.fromkeys(("Outcome", "run"), "pipeline"),
     "Verification": "verification",

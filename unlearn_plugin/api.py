@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from unlearn_hooks.errors import UnlearnError
-from unlearn_plugin import hub, inspection, verification
+from unlearn_plugin import comparison, hub, inspection, verification
 from unlearn_plugin.evidence import private_folder
 from unlearn_plugin.job import Job, settings
 from unlearn_plugin.pipeline import Outcome, run
@@ -21,7 +22,7 @@ from unlearn_plugin.registry import unlearners
 from unlearn_plugin.signing import PublicKey, Signer
 from unlearn_plugin.values import as_text, nearest
 
-__all__ = ["apply", "inspect", "methods", "push", "verify"]
+__all__ = ["apply", "compare", "inspect", "methods", "push", "verify"]
 
 Place = str | os.PathLike[str]
 DataPair = tuple[MapDataset, MapDataset]
@@ -67,27 +68,53 @@ def apply(
     Raises:
         UnlearnError: If the job cannot be done, with every finding at once.
     """
-    known = settings()
-    if unknown := [name for name in flags if name not in known]:
-        raise UnlearnError.of([f"There is no flag {name!r}{nearest(name, known)}." for name in unknown])
-    pair = None if data is None or isinstance(data, str) else data
-    flags |= {"forget": forget, "out": out, "data": None if pair else data, "method": method}
-    flags = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in flags.items()}
-    flags |= {name: tuple(flags[name]) for name in ("mean", "std") if flags.get(name) is not None}
-    flags["options"] = {name: as_text(value) for name, value in (options or {}).items()}
-    bars = Progress(enabled=progress)
-    if not isinstance(model, nn.Module):
-        return run(Job(model=os.fspath(model), **flags), progress=bars, signer=signer, data=pair)
-    kept = private_folder(Path(flags["out"])) / "model"
-    try:
-        name = _keep(model, kept, flags.get("arch"))
-        if name.startswith("local-dir:"):
-            flags.pop("arch", None)  # the folder says it
-        return run(Job(model=name, **flags), progress=bars, signer=signer, data=pair)
-    except BaseException:
-        shutil.rmtree(kept, ignore_errors=True)
-        _remove_empty(kept.parent)
-        raise
+    flags |= {"forget": forget, "method": method, "out": out}
+    with _job(model, data, options, flags) as (job, pair):
+        return run(job, progress=Progress(enabled=progress), signer=signer, data=pair)
+
+
+def compare(
+    *,
+    model: Place | nn.Module,
+    forget: Place,
+    method: str | Sequence[str],
+    out: Place,
+    data: str | DataPair | None = None,
+    options: Mapping[str, Any] | None = None,
+    signer: Signer | None = None,
+    progress: bool = True,
+    **flags: Any,  # noqa: ANN401  # the other fields of Job
+) -> comparison.Comparison:
+    """Run the same job by several methods, and put what came of it side by side; ``unlearn compare``.
+
+    >>> import unlearn_plugin
+    >>> found = unlearn_plugin.compare(
+    ...     model="local-dir:model", data_dir="data", forget="forget.csv",
+    ...     method=["retrain", "finetune"], options={"epochs": 1}, out="compared")
+    >>> found.content["exact"]["labels"]
+    ['retrain']
+
+    Args:
+        model: As for `apply`.
+        forget: The forget manifest.
+        method: Several of `methods`, each as ``name`` or ``name:option=value``; or all in one text, with commas.
+        out: Folder to write; or one that an interrupted call wrote to.
+        data: As for `apply`.
+        options: Options of all methods that have them, by name; ``"mini.steps"`` for one method alone.
+        signer: Signs what each method wrote.
+        progress: Show bars, on a terminal.
+        flags: Any other flag of ``unlearn apply``, with underscores.
+
+    Returns:
+        The comparison, with every method's report; in a notebook it shows the page.
+
+    Raises:
+        UnlearnError: If the job cannot be done, with every finding at once; or if every method failed.
+    """
+    names = method if isinstance(method, str) else ",".join(method)
+    flags |= {"forget": forget, "method": names, "out": out}
+    with _job(model, data, options, flags) as (job, pair):
+        return comparison.compare(job, progress=Progress(enabled=progress), signer=signer, data=pair)
 
 
 def verify(
@@ -185,6 +212,43 @@ def methods() -> dict[str, dict[str, Any]]:
     """
     family = unlearners()
     return {name: family.facts(name) for name in family.names()}
+
+
+@contextmanager
+def _job(
+    model: Place | nn.Module,
+    data: str | DataPair | None,
+    options: Mapping[str, Any] | None,
+    flags: dict[str, Any],
+) -> Iterator[tuple[Job, DataPair | None]]:
+    """Make the job; what had to be written for it goes again if it fails.
+
+    Yields:
+        The job, and the data that it cannot name.
+    """
+    known = settings()
+    if unknown := [name for name in flags if name not in known]:
+        raise UnlearnError.of([f"There is no flag {name!r}{nearest(name, known)}." for name in unknown])
+    pair = None if data is None or isinstance(data, str) else data
+    flags = {**flags, "data": None if pair else data}
+    flags = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in flags.items()}
+    flags |= {name: tuple(flags[name]) for name in ("mean", "std") if flags.get(name) is not None}
+    flags["options"] = {name: as_text(value) for name, value in (options or {}).items()}
+    if not isinstance(model, nn.Module):
+        yield Job(model=os.fspath(model), **flags), pair
+        return
+    kept = private_folder(Path(flags["out"])) / "model"
+    earlier = kept.exists()  # of a call that went well, or of a comparison that goes on
+    try:
+        name = _keep(model, kept, flags.get("arch"))
+        if name.startswith("local-dir:"):
+            flags.pop("arch", None)  # the folder says it
+        yield Job(model=name, **flags), pair
+    except BaseException:
+        if not earlier and not Path(flags["out"]).exists():
+            shutil.rmtree(kept, ignore_errors=True)
+            _remove_empty(kept.parent)
+        raise
 
 
 def _keep(model: nn.Module, folder: Path, arch: str | None) -> str:

@@ -13,7 +13,10 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.job import Flag, Job, Setting, Shape, settings
 from unlearn_plugin.values import allowed_values, as_text, nearest, read_value
 
-__all__ = ["JOB_FILE", "check_published_job", "read_job", "read_job_file", "write_job_file", "write_published_job"]
+__all__ = [
+    "JOB_FILE", "check_published_job", "differing_settings", "read_job", "read_job_file", "write_job_file",
+    "write_published_job",
+]  # fmt: skip
 
 JOB_FILE = "job.yaml"  # in the private folder
 _PUBLISHED = "evidence/job.json"
@@ -85,6 +88,23 @@ def read_job(path: Path) -> Job:
     if missing:
         raise UnlearnError(f"{path.name} lacks {', '.join(missing)}; add what is missing.")
     return Job(**found)
+
+
+def differing_settings(job: Job, path: Path) -> list[str]:
+    """Compare a job with one that was written.
+
+    Args:
+        job: With every option of its method.
+        path: A file of `write_job_file`.
+
+    Returns:
+        Names of the settings that differ.
+
+    Raises:
+        UnlearnError: If the file cannot be read.
+    """
+    told, asked = read_job(path).as_dict(), _located(job.as_dict(), Path.cwd())
+    return [name for name in asked if told[name] != asked[name]]
 
 
 def write_published_job(job: Job, folder: Path) -> None:

@@ -4,10 +4,9 @@ import os
 import platform
 import secrets
 import shutil
-import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import nn
 from unlearn_hooks.references import without_judge
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.annex import make_annex, write_annex
+from unlearn_plugin.cost import Cost, measured_cost
 from unlearn_plugin.data import Samples
 from unlearn_plugin.environment import write_environment
 from unlearn_plugin.evidence import private_folder, write_commitment_key, write_digests
@@ -40,7 +40,7 @@ from unlearn_plugin.unlearners.base import Evidence
 from unlearn_plugin.values import as_text
 from unlearn_plugin.verdict import Verdict, decide
 
-__all__ = ["Outcome", "measure_all", "run"]
+__all__ = ["Bench", "Outcome", "carry_out", "make_trial", "measure_all", "resolved", "run"]
 
 _JUDGED_RETAIN = 10_000  # retained samples the judge looks at, at most
 
@@ -88,31 +88,81 @@ def run(
     Raises:
         UnlearnError: If the job cannot be done, with every finding at once.
     """
-    progress = progress or Progress()
-    prepared = prepare(job, data=data)
+    return carry_out(prepare(job, data=data), progress or Progress(), signer=signer)
+
+
+@dataclass
+class Bench:
+    """What jobs on the same model, data and request have in common, so that it is made once.
+
+    Attributes:
+        trial: What the judge looks at; ``None`` before the first job.
+        measured: What was measured on a model that no job changes, by metric and model.
+    """
+
+    trial: Trial | None = None
+    measured: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def trial_of(self, prepared: Prepared, progress: Progress) -> Trial:
+        """The trial of one of the jobs.
+
+        Args:
+            prepared: Alike to all others but in its method and its reference.
+            progress: Wraps the loops of the first one in a bar.
+
+        Returns:
+            The trial, with outputs of the fixed models where they were computed already.
+        """
+        if self.trial is None:
+            self.trial = make_trial(prepared, progress)
+        reference = prepared.reference.model if prepared.reference else None
+        if self.trial.reference is not reference:
+            self.measured = {key: found for key, found in self.measured.items() if key[1] != "reference"}
+            self.trial = replace(self.trial, reference=reference)
+        return self.trial
+
+
+def carry_out(
+    prepared: Prepared, progress: Progress, *, signer: Signer | None = None, bench: Bench | None = None
+) -> Outcome:
+    """Do what `run` does, for a job that was checked already.
+
+    Args:
+        prepared: The checked job.
+        progress: Wraps long loops in a bar.
+        signer: Signs the statement, if given.
+        bench: What the job has in common with others.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        UnlearnError: If the method cannot do it.
+    """
+    bench = bench or Bench()
     model = prepared.checkpoint.copy()
-    started = time.perf_counter()
     evidence = _evidence(prepared, progress)
-    facts = prepared.method.unlearn(model, evidence)
-    seconds = time.perf_counter() - started
+    with measured_cost(prepared.accelerator.device) as cost:
+        facts = prepared.method.unlearn(model, evidence)
     prepared.checkpoint.settle(model)
-    trial = make_trial(prepared, progress)
+    trial = bench.trial_of(prepared, progress)
     guard = inspect_change(prepared.checkpoint.model, model, trial)
     after = None if guard["reasons"] else model
     key = secrets.token_bytes(32)
     report = _head(prepared, key)
     report["model"]["after"] = {"digest": prepared.checkpoint.digest_of(model)} if after is not None else None
     report |= {
-        "procedure": _procedure(prepared, facts, seconds),
+        "procedure": _procedure(prepared, facts, cost),
         "guard": guard,
-        "measurements": measure_all(trial, after, progress, tier=prepared.tier),
+        "measurements": measure_all(trial, after, progress, tier=prepared.tier, known=bench.measured),
     }
-    if job.surrogates and after is not None:
+    if prepared.job.surrogates and after is not None:
         report["surrogates"] = audit(prepared, evidence, trial, after)
     report = rounded(report)  # the verdict must follow from the numbers as they are written
     verdict = decide(report)
     report["overall"] = rounded({**asdict(verdict), "process": "COMPLETE", "erasure": "PENDING"})
     annex = make_annex(trial, {"before": trial.original, "after": after, "reference": trial.reference})
+    trial.release(model)
     folder = _write(prepared, report, after, key, annex, signer)
     return Outcome(folder=folder, report=report, verdict=verdict)
 
@@ -151,7 +201,14 @@ def make_trial(prepared: Prepared, progress: Progress) -> Trial:
     )
 
 
-def measure_all(trial: Trial, after: nn.Module | None, progress: Progress, *, tier: Tier = "A") -> dict[str, Any]:
+def measure_all(
+    trial: Trial,
+    after: nn.Module | None,
+    progress: Progress,
+    *,
+    tier: Tier = "A",
+    known: dict[tuple[str, str], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Make every measurement of a tier on the model before, after, and on the reference.
 
     Args:
@@ -159,21 +216,28 @@ def measure_all(trial: Trial, after: nn.Module | None, progress: Progress, *, ti
         after: The changed model; ``None`` when it was refused.
         progress: Wraps the loop in a bar.
         tier: Metrics of a higher one are left out.
+        known: What was measured on the model before and on the reference, by metric and model; is added to.
 
     Returns:
         The report's ``measurements``, by metric name.
     """
+    known = {} if known is None else known
     models = {"before": trial.original, "after": after, "reference": trial.reference}
     family = metrics()
     found = {}
     for name in progress([name for name in family.names() if family.get(name).tier <= tier], "measuring"):
         metric = family.create(name, {})
+        for who, model in models.items():
+            if model and who != "after" and (name, who) not in known:
+                known[name, who] = metric.measure(model, trial).as_dict()
         found[name] = {
             "title": metric.title,
             "explanation": metric.explanation,
             "goal": metric.goal.value,
             "source": metric.source,
-            **{who: metric.measure(model, trial).as_dict() if model else None for who, model in models.items()},
+            "before": known[name, "before"],
+            "after": metric.measure(after, trial).as_dict() if after else None,
+            "reference": known.get((name, "reference")) if trial.reference else None,
         }
     return found
 
@@ -235,7 +299,7 @@ def _head(prepared: Prepared, key: bytes) -> dict[str, Any]:
     }
 
 
-def _procedure(prepared: Prepared, facts: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def _procedure(prepared: Prepared, facts: Mapping[str, Any], cost: Cost) -> dict[str, Any]:
     method = prepared.method
     return {
         "method": prepared.job.method,
@@ -244,7 +308,9 @@ def _procedure(prepared: Prepared, facts: Mapping[str, Any], seconds: float) -> 
         "exact": method.exact,
         "options": asdict(method),  # type: ignore[call-overload]  # every method is a dataclass; the base class is not
         "seed": prepared.job.seed,
-        "seconds": round(seconds, 3),
+        "seconds": round(cost.seconds, 3),
+        "cpu_seconds": round(cost.cpu_seconds, 3),
+        "peak_memory": cost.peak_memory,
         "facts": dict(facts),
         "environment": {
             "python": platform.python_version(),
@@ -284,12 +350,12 @@ def _write(
         write_report(report, partial)
         (partial / "report.html").write_text(render_html(report), encoding="utf-8")
         (partial / "README.md").write_text(render_card(report), encoding="utf-8")
-        write_published_job(_resolved(prepared), partial)
+        write_published_job(resolved(prepared), partial)
         write_environment(prepared.accelerator, partial)
         write_digests(partial)
         if signer is not None:
             signer.sign(partial)
-        _write_private(_resolved(prepared), key, annex)
+        _write_private(resolved(prepared), key, annex)
         if out.exists():
             out.rmdir()  # prepare() saw that it is empty
         os.replace(partial, out)
@@ -306,8 +372,15 @@ def _write_private(job: Job, key: bytes, annex: Mapping[str, Any]) -> None:
     write_annex(annex, folder)
 
 
-def _resolved(prepared: Prepared) -> Job:
-    """The job with nothing left to defaults that another version or machine may set otherwise."""
+def resolved(prepared: Prepared) -> Job:
+    """Write down what a job leaves to defaults that another version or machine may set otherwise.
+
+    Args:
+        prepared: The checked job.
+
+    Returns:
+        The job with every option of its method, its device and its tier.
+    """
     options = asdict(prepared.method)  # type: ignore[call-overload]  # every method is a dataclass; the base class is not
     return replace(
         prepared.job,

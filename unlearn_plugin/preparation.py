@@ -1,8 +1,8 @@
 """Preparation: all of a job is checked and loaded, and everything wrong is listed at once, before any work."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,7 @@ from unlearn_plugin.registry import unlearners
 from unlearn_plugin.splits import Need, SealedIds, Splits
 from unlearn_plugin.unlearners.base import Unlearner
 
-__all__ = ["Prepared", "load_model", "make_accelerator", "prepare"]
+__all__ = ["Prepared", "load_model", "make_accelerator", "prepare", "prepare_alike"]
 
 T = TypeVar("T")
 
@@ -123,6 +123,30 @@ def prepare(job: Job, *, writing: bool = True, data: tuple[MapDataset, MapDatase
         references=references,
         accelerator=accelerator,
     )
+
+
+def prepare_alike(jobs: Sequence[Job], *, data: tuple[MapDataset, MapDataset] | None = None) -> list[Prepared]:
+    """Check and load jobs that differ in nothing but method, options and `out`; what they share is loaded once.
+
+    Args:
+        jobs: At least one.
+        data: (train, held-out) in memory, instead of what the jobs name.
+
+    Returns:
+        The loaded parts of each. Whether the outputs exist already is not looked at.
+
+    Raises:
+        UnlearnError: With every finding about every job at once.
+    """
+    findings = _Findings()
+    first = findings.attempt(lambda: prepare(jobs[0], writing=False, data=data))
+    methods = [findings.attempt(partial(unlearners().create, job.method, job.options)) for job in jobs[1:]]
+    for job, method in zip(jobs[1:], methods, strict=True):
+        findings.add(_check_needs(job, method) if method else None)
+    if findings.found or first is None:
+        raise UnlearnError.of(list(dict.fromkeys(findings.found)))
+    others = zip(jobs[1:], methods, strict=True)
+    return [first, *(replace(first, job=job, method=method) for job, method in others if method)]
 
 
 def _kept_for_judge(

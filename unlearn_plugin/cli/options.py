@@ -2,6 +2,7 @@
 
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,9 +13,15 @@ from unlearn_plugin.cli.command import Option
 from unlearn_plugin.job import Job, Setting, Shape, settings
 from unlearn_plugin.values import as_text
 
-__all__ = ["job_options", "make_job"]
+__all__ = ["comparison_options", "job_options", "make_job"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_SEVERAL = {  # what differs where several methods are asked for: name of the value, and help
+    "method": ("NAME,NAME", "The unlearners, with commas; NAME:KEY=VALUE:... for one with options of its own."),
+    "options": ("[NAME.]KEY=VALUE", "Option of the methods that have it, or of NAME alone; repeatable."),
+    "out": ("OUT", "Folder to write: one output folder per method, compare.json and compare.html."),
+}
 
 
 def job_options(command: F) -> F:
@@ -28,6 +35,23 @@ def job_options(command: F) -> F:
     """
     for setting in reversed(settings().values()):
         command = _option(setting)(command)
+    return command
+
+
+def comparison_options(command: F) -> F:
+    """Give a command the options of `job_options`, for several methods at once.
+
+    Args:
+        command: As for `job_options`.
+
+    Returns:
+        The command.
+    """
+    for setting in reversed(settings().values()):
+        if setting.name in _SEVERAL:
+            metavar, text = _SEVERAL[setting.name]
+            setting = replace(setting, flag=replace(setting.flag, metavar=metavar, help=text))
+        command = _option(setting, _MethodsOption if setting.name == "method" else Option)(command)
     return command
 
 
@@ -57,7 +81,7 @@ def make_job(given: Mapping[str, Any], config: Path | None = None) -> Job:
     return Job(**values)
 
 
-def _option(setting: Setting) -> Callable[[F], F]:
+def _option(setting: Setting, plain: type[Option] = Option) -> Callable[[F], F]:
     words = [setting.spelling]
     kind = setting.kind
     if setting.shape is Shape.MAPPING:
@@ -71,7 +95,7 @@ def _option(setting: Setting) -> Callable[[F], F]:
     default = "" if setting.default in (None, "") else f"default: {as_text(setting.default)}"
     return click.option(
         *words,
-        cls=_MethodOption if setting.shape is Shape.MAPPING else Option,
+        cls=_MethodOption if setting.shape is Shape.MAPPING else plain,
         metavar=None if isinstance(kind, click.Choice) else setting.flag.metavar,
         help=setting.flag.help,
         type=kind,
@@ -89,17 +113,40 @@ def _method_names() -> Sequence[str]:
     return unlearners().names()
 
 
-class _MethodOption(Option):
-    """``-o``: completes the options of the method that was chosen, each with its default."""
+class _MethodsOption(Option):
+    """``--method`` for several: completes the last name, or the options that stand behind it."""
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        from unlearn_plugin.registry import unlearners
+        before, comma, last = incomplete.rpartition(",")
+        name, colon, _ = last.partition(":")
+        if not colon:
+            words = [CompletionItem(value) for value in _method_names()]
+        else:
+            start = last.rpartition(":")[0]
+            words = [CompletionItem(f"{start}:{item.value}", help=item.help) for item in _options_of(name)]
+        return [
+            CompletionItem(before + comma + word.value, help=word.help) for word in words if word.value.startswith(last)
+        ]
 
-        if ctx.params.get("method") not in _method_names():
-            return []
-        options = unlearners().facts(ctx.params["method"])["options"]
-        items = [(f"{option['name']}={as_text(option['default'])}", option["help"]) for option in options]
-        return [CompletionItem(word, help=text) for word, text in items if word.startswith(incomplete)]
+
+class _MethodOption(Option):
+    """``-o``: completes the options of the methods that were chosen, each with its default."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        chosen = [entry.partition(":")[0] for entry in (ctx.params.get("method") or "").split(",")]
+        items = {item.value: item for name in chosen for item in _options_of(name)}
+        for name in chosen if len(chosen) > 1 else []:
+            items |= {f"{name}.{item.value}": item for item in _options_of(name)}
+        return [CompletionItem(word, help=item.help) for word, item in items.items() if word.startswith(incomplete)]
+
+
+def _options_of(method: str) -> list[CompletionItem]:
+    from unlearn_plugin.registry import unlearners
+
+    if method not in _method_names():
+        return []
+    options = unlearners().facts(method)["options"]
+    return [CompletionItem(f"{option['name']}={as_text(option['default'])}", help=option["help"]) for option in options]
 
 
 def _method_options(given: tuple[str, ...]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import click
 
 from unlearn_plugin.cli.apply import apply
 from unlearn_plugin.cli.audit import audit
+from unlearn_plugin.cli.compare import compare
 from unlearn_plugin.cli.completion import completion
 from unlearn_plugin.cli.demo import demo
 from unlearn_plugin.cli.inspect import inspect
@@ -50,5 +51,5 @@ def main() -> None:
     """  # noqa: D301  # click knows \b as a character
 
 
-for command in (demo, apply, verify, audit, sign, keygen, push, inspect, methods, completion):
+for command in (demo, apply, compare, verify, audit, sign, keygen, push, inspect, methods, completion):
     main.add_command(command)

@@ -88,6 +88,15 @@ class Trial:
             self._outputs[key] = (model, found)  # the model is held so that its id cannot be given away
         return self._outputs[key][1]
 
+    def release(self, model: nn.Module) -> None:
+        """Let the outputs of a model go that will not be asked for again.
+
+        Args:
+            model: Any.
+        """
+        for key in [key for key, (kept, _) in self._outputs.items() if kept is model]:
+            del self._outputs[key]
+
     def out_of_sample(self, split: Split) -> Float32[Tensor, " n"] | None:
         """Margins of one split under the judge's reference models, averaged over those that never saw a sample.
 

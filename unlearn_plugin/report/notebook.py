@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 from unlearn_plugin.report.html import render_html
 from unlearn_plugin.report.wording import headline, interval, number
 
-__all__ = ["outcome_html", "verification_html"]
+__all__ = ["outcome_html", "page_html", "verification_html"]
 
 _EDGES = {"good": "#2e7d32", "open": "#b26a00", "bad": "#b3261e"}
 _CARD = Markup(
@@ -37,13 +37,30 @@ def outcome_html(report: Mapping[str, Any]) -> str:
     table = Markup("<table><tr><th></th><th>membership AUC</th><th>95 % interval</th></tr>{}</table>").format(
         Markup("").join(cells)
     )
-    page = Markup(
-        '<details><summary>The whole report</summary><iframe sandbox="" title="report" srcdoc="{}" '
-        'style="width:100%;height:40em;border:0;background:#fff"></iframe></details>'
-    ).format(str(render_html(report)))
+    page = _folded("The whole report", render_html(report))
     body = Markup("<p>{}</p>{}{}").format(overall["statement"], table, page)
     title = f"{report['procedure']['method']}: {overall['status']}"
     return str(_CARD.format(edge=_EDGES[headline(overall["status"]).tone], title=title, body=body))
+
+
+def page_html(title: str, page: str) -> str:
+    """Show a page of ours, to unfold.
+
+    Args:
+        title: What it is.
+        page: A complete HTML document.
+
+    Returns:
+        HTML; the page lies in a frame with an empty ``sandbox``.
+    """
+    return str(_CARD.format(edge=_EDGES["open"], title=title, body=_folded("The whole page", page)))
+
+
+def _folded(title: str, page: str) -> Markup:
+    return Markup(
+        '<details><summary>{}</summary><iframe sandbox="" title="report" srcdoc="{}" '
+        'style="width:100%;height:40em;border:0;background:#fff"></iframe></details>'
+    ).format(title, str(page))
 
 
 def verification_html(checked: Sequence[str], skipped: Sequence[str], findings: Sequence[str]) -> str:

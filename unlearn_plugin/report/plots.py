@@ -1,36 +1,18 @@
-"""Pictures of a report as inline SVG: text stays text, colours come from the page, and nothing refers outside."""
+"""Pictures of a report: margins, ROC curves, maps of the features, classes and layers."""
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
-from xml.etree import ElementTree
 
-import matplotlib.style
 import numpy as np
 from jaxtyping import Float64
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from unlearn_plugin.report.drawing import COLOURS, Picture, canvas, make_picture, page_style
 from unlearn_plugin.report.wording import number, percent, points
 
-__all__ = ["COLOURS", "Picture", "draw"]
+__all__ = ["draw"]
 
-COLOURS = {  # CSS variable of the page: what to draw with where there is no page
-    "before": "#b04a00",
-    "after": "#0a66ad",
-    "reference": "#33363b",
-    "unseen": "#878d96",
-    "ink": "#1c1e21",
-    "muted": "#5a5f66",
-    "hairline": "#d7dade",
-}
-_VARIABLES = {colour: f"var(--{name}, {colour})" for name, colour in COLOURS.items()}
-_WIDTH = 3.5  # inches; 252 units of the view box, so that 9 units of type are 12 pixels on a phone
 _MODELS = {"before": "Before", "after": "After", "reference": "Reference"}
 _DASHES = {"before": (0, (5, 2)), "after": "solid", "reference": (0, (1, 1.5))}
 _MARKERS = {"before": "o", "after": "s", "reference": "D"}
@@ -38,47 +20,6 @@ _MOST_CLASSES = 15
 _LONGEST_LABEL = 16
 _LOW_END = 0.05  # share of false alarms up to which the inset of the ROC goes
 _LARGEST_FIELD = 130.0  # square points
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "unlearn-plugin",
-    "text.parse_math": False,  # a class may be called "$x$"
-    "font.size": 9,
-    "text.color": COLOURS["ink"],
-    "axes.edgecolor": COLOURS["muted"],
-    "axes.labelcolor": COLOURS["muted"],
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlesize": 10,
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
-    "grid.color": COLOURS["hairline"],
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "legend.borderaxespad": 0.2,
-}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture.
-
-    Attributes:
-        name: Unique in a page, fit for an id.
-        title: What it is about.
-        drawn: How it is drawn, for those who cannot see it.
-        seen: What is to be seen in it, with the numbers.
-        svg: The drawing, ready to be put into a page.
-    """
-
-    name: str
-    title: str
-    drawn: str
-    seen: str
-    svg: str
 
 
 def draw(measurements: Mapping[str, Any]) -> list[Picture]:
@@ -91,7 +32,7 @@ def draw(measurements: Mapping[str, Any]) -> list[Picture]:
         Margin histograms (before, after, reference), ROC curves, accuracy of classes, change of layers; the same
         measurements always give the same bytes.
     """
-    with _style():
+    with page_style():
         found = [
             *_margins(_details(measurements, "membership")),
             _roc(_details(measurements, "membership"), measurements.get("membership", {})),
@@ -100,13 +41,6 @@ def draw(measurements: Mapping[str, Any]) -> list[Picture]:
             _layers(_details(measurements, "change").get("after", {})),
         ]
     return [picture for picture in found if picture]
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's fonts draw it, not ours
-        yield
 
 
 def _details(measurements: Mapping[str, Any], metric: str) -> dict[str, Mapping[str, Any]]:
@@ -125,7 +59,7 @@ def _margins(details: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
 
 
 def _margin(who: str, histogram: Mapping[str, Any], ends: tuple[float, float], top: float) -> Picture:
-    figure, axes = _canvas(2.5)
+    figure, axes = canvas(2.5)
     edges, forget, controls = histogram["edges"], _shares(histogram["forget"]), _shares(histogram["controls"])
     axes.stairs(controls, edges, fill=True, color=COLOURS["unseen"], alpha=0.35, linewidth=0)
     axes.stairs(controls, edges, color=COLOURS["unseen"], linewidth=0.8, label="unseen images")
@@ -136,7 +70,7 @@ def _margin(who: str, histogram: Mapping[str, Any], ends: tuple[float, float], t
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(loc="upper left", reverse=True)
     middle = {"forget": _median(edges, forget), "controls": _median(edges, controls)}
-    return _picture(
+    return make_picture(
         figure,
         name=f"margins-{who}",
         title=f"{_MODELS[who]}: margins of requested and unseen images",
@@ -152,7 +86,7 @@ def _roc(details: Mapping[str, Mapping[str, Any]], membership: Mapping[str, Any]
     curves = {who: one["roc"] for who, one in details.items() if one.get("roc")}
     if not curves:
         return None
-    figure, axes = _canvas(3.6)
+    figure, axes = canvas(3.6)
     axes.plot([0, 1], [0, 1], color=COLOURS["unseen"], linewidth=0.8)
     for who, curve in curves.items():
         auc = number(membership[who]["value"], 2)
@@ -166,7 +100,7 @@ def _roc(details: Mapping[str, Mapping[str, Any]], membership: Mapping[str, Any]
     figure.legend(loc="outside lower center", ncols=3, title="area under the curve", handlelength=1.2, columnspacing=1)
     _low_end(axes, curves)
     areas = ", ".join(f"{number(membership[who]['value'], 2)} {_MODELS[who].lower()}" for who in curves)
-    return _picture(
+    return make_picture(
         figure,
         name="roc",
         title="ROC curves of the membership test",
@@ -194,7 +128,7 @@ def _maps(details: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
 
 
 def _map(who: str, shares: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
-    figure, axes = _canvas(3.1)
+    figure, axes = canvas(3.1)
     retain, forget = (np.array(shares[group]) for group in ("retain", "forget"))
     _fields(axes, retain, "retained images", color=COLOURS["unseen"], alpha=0.45)
     _fields(axes, forget, "requested images", facecolors="none", edgecolors=COLOURS[who], linewidths=1.3)
@@ -203,7 +137,7 @@ def _map(who: str, shares: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
     axes.set_title(f"{_MODELS[who]}: map of the features", color=COLOURS[who])
     axes.legend(loc="upper left", ncols=2)
     among = float(forget[retain > 0].sum() / forget.sum())
-    return _picture(
+    return make_picture(
         figure,
         name=f"map-{who}",
         title=f"{_MODELS[who]}: where the requested images lie among the retained ones",
@@ -231,7 +165,7 @@ def _classes(details: Mapping[str, Mapping[str, Any]]) -> Picture | None:
     if not accuracy:
         return None
     shown, among = _most_changed(accuracy)
-    figure, axes = _canvas(1.1 + 0.22 * len(shown))
+    figure, axes = canvas(1.1 + 0.22 * len(shown))
     for position, (who, found) in enumerate(accuracy.items()):
         rows = [
             (row + 0.2 * (position - (len(accuracy) - 1) / 2), found[name])
@@ -248,7 +182,7 @@ def _classes(details: Mapping[str, Mapping[str, Any]]) -> Picture | None:
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_title("Accuracy of each class" if among is None else "Accuracy, most changed")
     figure.legend(loc="outside lower center", ncols=3)
-    return _picture(
+    return make_picture(
         figure,
         name="classes",
         title="Accuracy on unseen images of each class",
@@ -284,7 +218,7 @@ def _layers(details: Mapping[str, Any]) -> Picture | None:
     layers = details.get("per_layer")
     if not layers:
         return None
-    figure, axes = _canvas(3.3)
+    figure, axes = canvas(3.3)
     moved = [layer["relative_norm"] or 0.0 for layer in layers]
     axes.bar(range(len(moved)), moved, width=0.72, color=COLOURS["after"])
     axes.set(xticks=[0, len(moved) - 1], xticklabels=["input", "output"], xlim=(-0.7, len(moved) - 0.3))
@@ -297,18 +231,13 @@ def _layers(details: Mapping[str, Any]) -> Picture | None:
     axes.set_title("Change of each layer")
     axes.set_ylabel("change against its size")
     most = max(layers, key=lambda layer: layer["relative_norm"] or 0.0)
-    return _picture(
+    return make_picture(
         figure,
         name="layers",
         title="Change of each layer",
         drawn="One bar for each layer, from input to output; its height is the change against the size of its weights.",
         seen=f"{most['name']} moved most: by {percent(most['relative_norm'])} of its size.",
     )
-
-
-def _canvas(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    return figure, figure.add_subplot()
 
 
 def _line(who: str) -> dict[str, Any]:
@@ -329,50 +258,3 @@ def _label(name: str) -> str:
     return (
         printable if len(printable) <= _LONGEST_LABEL else printable[: _LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
     )
-
-
-def _picture(figure: Figure, *, name: str, title: str, drawn: str, seen: str) -> Picture:
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    )
-    root = ElementTree.fromstring(buffer.getvalue())
-    box = root.attrib["viewBox"]
-    _clean(root, name)
-    root.attrib = {
-        "viewBox": box,
-        "role": "img",
-        "aria-labelledby": f"{name}-title",
-        "aria-describedby": f"{name}-drawn",
-    }
-    for place, (tag, text) in enumerate((("title", title), ("desc", drawn))):
-        element = ElementTree.Element(tag, {"id": f"{name}-{'drawn' if place else 'title'}"})
-        element.text = text
-        root.insert(place, element)
-    return Picture(name=name, title=title, drawn=drawn, seen=seen, svg=ElementTree.tostring(root, encoding="unicode"))
-
-
-def _clean(root: ElementTree.Element, name: str) -> None:
-    """Give a drawing its own ids and the page's fonts and colours; only markup is changed, never a text."""
-    for parent in list(root.iter()):
-        for style in [child for child in parent if child.tag.endswith("}style")]:
-            parent.remove(style)  # it would hold for the whole page
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        element.attrib = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
-    used = {element.get(key, "").strip("url(#)") for element in root.iter() for key in ("href", "clip-path")}
-    for element in root.iter():
-        if element.get("id") not in used:
-            element.attrib.pop("id", None)
-        element.attrib = {key: _own(key, value, name) for key, value in element.attrib.items()}
-
-
-def _own(key: str, value: str, name: str) -> str:
-    if key == "id":
-        return f"{name}-{value}"
-    if key in ("href", "clip-path"):
-        return value.replace("#", f"#{name}-")
-    if key == "style":
-        value = re.sub(r"font-family:[^;]*(; )?", "", value)
-        return re.sub(r"#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), value)
-    return value

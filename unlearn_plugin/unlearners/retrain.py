@@ -35,6 +35,7 @@ class Retrain(Unlearner):
         learning_rate: First rate.
         weight_decay: L2 penalty; the same for all parameters.
         schedule: How the rate changes.
+        seed: Of the new weights and of the order of the samples.
 
     Source: the definition of the goal. We follow the record's parameter groups, rates and batch size.
     """
@@ -59,9 +60,15 @@ class Retrain(Unlearner):
         default=None, metadata={"help": "0.0005 without a record; setting it sets the recorded groups aside."}
     )
     schedule: ScheduleName | None = field(default=None, metadata={"help": "cosine without a record."})
+    seed: int | None = field(
+        default=None,
+        metadata={"help": "Of new weights and order, for a second retrained model by the same judge; none: --seed."},
+    )
 
     def __post_init__(self) -> None:
         """Let `Recipe` check what was set; ``recorded`` can be checked only when there is a record."""
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            raise UnlearnError(f"seed={self.seed} is out of range; it must be 0 to {2**32 - 1}, or none.")
         replace(_WITHOUT_RECORD, **{name: value for name, value in self._set().items() if value != "recorded"})
 
     def unlearn(self, model: nn.Module, evidence: Evidence) -> Mapping[str, Any]:
@@ -69,7 +76,8 @@ class Retrain(Unlearner):
         if evidence.retain is None:
             raise UnlearnError("retrain needs the retained data; give the training data.")
         recipe = self.recipe(evidence)
-        fresh = evidence.fresh(evidence.seed)
+        seed = evidence.seed if self.seed is None else self.seed
+        fresh = evidence.fresh(seed)
         fresh.requires_grad_(True)
         if self.start == "recorded":
             fresh.load_state_dict(_first_weights(evidence.record, fresh))
@@ -80,7 +88,7 @@ class Retrain(Unlearner):
             evidence.retain,
             recipe,
             accelerator=evidence.accelerator,
-            seed=evidence.seed,
+            seed=seed,
             progress=evidence.progress,
         )
         with torch.no_grad():
