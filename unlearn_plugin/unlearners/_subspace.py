@@ -1,23 +1,29 @@
 """Dimensional alignment: the main directions of retained features, and how much of other features lies in them."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from unlearn_hooks.errors import UnlearnError
 
-__all__ = ["alignment", "apply_head", "main_directions", "masked_divergence"]
+__all__ = ["Subspace", "alignment", "apply_head", "main_directions", "masked_divergence"]
 
 
-def main_directions(second_moment: Float[Tensor, "d d"], energy: float) -> Float[Tensor, "d k"]:
-    """Eigenvectors of the largest eigenvalues that together hold a share of the energy.
+def main_directions(
+    second_moment: Float[Tensor, "d d"], energy: float, count: int | None = None
+) -> Float[Tensor, "d k"]:
+    """Eigenvectors of the largest eigenvalues: as many as together hold a share of the energy, or as many as asked for.
 
     Args:
-        second_moment: E[z z^T], uncentred; symmetric. Eigenvalues below zero, which rounding leaves, count as zero.
+        second_moment: E[z z^T] or the covariance; symmetric. Eigenvalues below zero, which rounding leaves, count as
+            zero.
         energy: Share of the sum of the eigenvalues, in (0, 1].
+        count: How many directions, whatever they hold; at most d. ``None``: by `energy`.
 
     Returns:
-        U_k, orthonormal columns; k is the smallest number that reaches the share, at least 1.
+        U_k, orthonormal columns; by energy, k is the smallest number that reaches the share, at least 1.
 
     Raises:
         UnlearnError: If there is no energy at all: all features are zero or not finite.
@@ -28,7 +34,7 @@ def main_directions(second_moment: Float[Tensor, "d d"], energy: float) -> Float
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     reached = values.cumsum(0) >= energy * values.sum() * (1 - 1e-12)
-    k = int(reached.int().argmax()) + 1
+    k = int(reached.int().argmax()) + 1 if count is None else count
     directions: Tensor = vectors[:, :k].to(second_moment.dtype)
     return directions
 
@@ -44,6 +50,59 @@ def alignment(features: Float[Tensor, "n d"], basis: Float[Tensor, "d k"]) -> Fl
         DA, between 0 and 1.
     """
     return (features @ basis).square().sum() / features.square().sum().clamp_min(torch.finfo(features.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Where features of a kind lie: a centre, and the main directions from there.
+
+    Attributes:
+        centre: Zero for uncentred moments, else the mean.
+        basis: U, orthonormal columns.
+    """
+
+    centre: Float[Tensor, " d"]
+    basis: Float[Tensor, "d k"]
+
+    @classmethod
+    def of(
+        cls,
+        mean: Float[Tensor, " d"],
+        second_moment: Float[Tensor, "d d"],
+        *,
+        centred: bool,
+        energy: float,
+        count: int | None = None,
+    ) -> "Subspace":
+        """From moments.
+
+        Args:
+            mean: E[z].
+            second_moment: E[z z^T], uncentred.
+            centred: Take the directions of the covariance, E[z z^T] - E[z] E[z]^T, from the mean.
+            energy: Share that the directions hold.
+            count: How many directions; ``None``: by `energy`.
+
+        Returns:
+            The subspace.
+
+        Raises:
+            UnlearnError: If there is no energy at all.
+        """
+        centre = mean if centred else torch.zeros_like(mean)
+        return cls(centre, main_directions(second_moment - torch.outer(centre, centre), energy, count))
+
+    def to(self, device: torch.device) -> "Subspace":
+        """The same on a device."""
+        return Subspace(self.centre.to(device), self.basis.to(device))
+
+    def alignment(self, features: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+        """Share of the features' energy about the centre that lies in the directions."""
+        return alignment(features - self.centre, self.basis)
+
+    def project(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """The nearest points in the subspace: c + U U^T (z - c)."""
+        return self.centre + (features - self.centre) @ self.basis @ self.basis.T
 
 
 def apply_head(head: nn.Module, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:

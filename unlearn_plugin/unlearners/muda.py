@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,13 @@ from unlearn_plugin.data import Batch, Samples
 from unlearn_plugin.outputs import compute_outputs
 from unlearn_plugin.splits import Need
 from unlearn_plugin.training import Recipe, refresh_batchnorm, train
-from unlearn_plugin.unlearners._subspace import alignment, apply_head, main_directions, masked_divergence
+from unlearn_plugin.unlearners._subspace import Subspace, apply_head, masked_divergence
 from unlearn_plugin.unlearners.base import Evidence, Facts, Unlearner
 
 __all__ = ["Muda"]
+
+Teacher = Literal["auto", "masked", "projected", "original"]
+Origin = Literal["auto", "record", "retain"]
 
 _BASIS_SAMPLES = 2_000  # retained samples that the main directions are measured on between rounds
 
@@ -31,9 +34,9 @@ _BASIS_SAMPLES = 2_000  # retained samples that the main directions are measured
 class Muda(Unlearner):
     """Alternate a forget phase, in which features of F move into the subspace of retained features, and a recovery.
 
-    Forget: L_DA + alpha L_SD on batches of F with L_DA = 1 - DA(F, R), DA = sum ||U^T z||^2 / sum ||z||^2, U the main
-    directions of E_R[z z^T]; L_SD = KL(teacher || model), the teacher being the original model without what ties it
-    to F: for a class request its scores of the forgotten classes are masked, for samples its head is applied to
+    Forget: align L_DA + alpha L_SD on batches of F with L_DA = 1 - DA(F, R), DA = sum ||U^T z||^2 / sum ||z||^2, U the
+    main directions of E_R[z z^T]; L_SD = KL(teacher || model), the teacher being the original model without what ties
+    it to F: for a class request its scores of the forgotten classes are masked, for samples its head is applied to
     U U^T z. F is shown among as many retained samples, so that BatchNorm sees a mixed batch: with frozen statistics
     this phase diverged on a ResNet. Recover: cross-entropy plus distillation from the original, on R; then the running
     statistics are measured anew on R.
@@ -43,15 +46,23 @@ class Muda(Unlearner):
         forget_steps: Steps on F per round.
         recover_steps: Steps on R per round.
         learning_rate: Rate of both phases.
+        align: Weight of L_DA.
         alpha: Weight of L_SD.
+        teacher: Of L_SD. auto is masked for samples of classes that are requested as a whole, projected for others.
         energy: Share of the energy that the main directions hold.
+        directions: Number of main directions, instead of `energy`.
+        centred: Whether moments and alignment are about the mean of R.
+        directions_from: Where the first directions come from. auto is the record if it holds features.
+        refresh: Whether directions are measured anew on R after each round.
+        mixed: Whether F is shown among retained samples.
         distill: Weight of the distillation in the recovery.
         batch_size: Samples per step.
         stop: Whether to stop early on tuning data.
 
     Source: MUDA, arXiv 2407.17710 (WACV 2025). Only the abstract was at hand: the alignment, its alternation with
     recovery and the self-distillation are theirs. Ours are the uncentred second moment, the number of directions by
-    energy, both teachers, the distillation in the recovery, and the refreshed directions after each round.
+    energy, both teachers, the distillation in the recovery, the refreshed directions after each round, and F among
+    retained samples; each has its option, and docs/methods.md what becomes of it without.
     """
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
@@ -64,10 +75,26 @@ class Muda(Unlearner):
     learning_rate: float = field(
         default=0.03, metadata={"help": "Learning rate of both phases.", "search": (0.2, 5.0, "factor")}
     )
+    align: float = field(default=1.0, metadata={"help": "Weight of the alignment."})
     alpha: float = field(
         default=3.0, metadata={"help": "Weight of the distillation on forget data.", "search": (0.3, 10.0, "log")}
     )
+    teacher: Teacher = field(
+        default="auto",
+        metadata={
+            "help": "masked: the original without scores of requested classes; projected: its head on features "
+            "projected to the main directions; original: as it is; auto: masked for class requests, else projected."
+        },
+    )
     energy: float = field(default=0.8, metadata={"help": "Share of the energy that the main directions hold."})
+    directions: int | None = field(default=None, metadata={"help": "Number of main directions; none: by energy."})
+    centred: bool = field(default=False, metadata={"help": "Take moments and alignment about the mean of R."})
+    directions_from: Origin = field(
+        default="auto",
+        metadata={"help": "First directions: record, retain; auto: the record where it has features."},
+    )
+    refresh: bool = field(default=True, metadata={"help": "Measure the directions anew on R after each round."})
+    mixed: bool = field(default=True, metadata={"help": "Show forget data among as many retained samples."})
     distill: float = field(default=1.0, metadata={"help": "Weight of the original's answers in the recovery."})
     batch_size: int = field(default=64, metadata={"help": "Samples per step."})
     stop: bool = field(
@@ -82,11 +109,19 @@ class Muda(Unlearner):
                 ("forget_steps", "1 or more", self.forget_steps >= 1),
                 ("recover_steps", "1 or more", self.recover_steps >= 1),
                 ("learning_rate", "above 0 and finite", 0 < self.learning_rate < math.inf),
+                (
+                    "align",
+                    "0 or more and finite, and above 0 with alpha=0",
+                    0 <= self.align < math.inf and (self.align > 0 or self.alpha > 0),
+                ),
                 ("alpha", "0 or more and finite", 0 <= self.alpha < math.inf),
+                ("teacher", " or ".join(get_args(Teacher)), self.teacher in get_args(Teacher)),
+                ("directions", "1 or more, or none", self.directions is None or self.directions >= 1),
+                ("directions_from", " or ".join(get_args(Origin)), self.directions_from in get_args(Origin)),
                 ("energy", "above 0 and at most 1", 0 < self.energy <= 1),
                 ("distill", "0 or more and finite", 0 <= self.distill < math.inf),
                 ("batch_size", "2 or more", self.batch_size >= 2),
-            )
+            )  # fmt: skip
             if not holds
         ]
         if findings:
@@ -96,6 +131,11 @@ class Muda(Unlearner):
         """Alternate both phases on `model`; see the base class."""
         if evidence.retain is None or not len(evidence.retain):
             raise UnlearnError("muda needs retained data to recover on; give the training data.")
+        if self.teacher == "masked" and not evidence.forgotten_classes:
+            raise UnlearnError(
+                "muda: teacher=masked masks classes that are requested as a whole, and this request has none; take "
+                "teacher=projected."
+            )
         return _Rounds(self, model, evidence, evidence.retain).run()
 
 
@@ -108,10 +148,10 @@ class _Rounds:
         self.original = copy.deepcopy(model).eval().requires_grad_(False)
         self.original_head = find_head(self.original)[1]
         self.generator = torch.Generator().manual_seed(evidence.seed)
-        self.basis: Float[Tensor, "d k"]
+        self.subspace: Subspace
 
     def run(self) -> Facts:
-        self.basis, origin = self._first_basis()
+        self.subspace, origin = self._first_subspace()
         before = self._alignment_of_forget()
         made = 0
         for _ in self.evidence.progress(range(self.options.rounds), "aligning", self.options.rounds):
@@ -121,13 +161,14 @@ class _Rounds:
                 self.model, self.retain, accelerator=self.evidence.accelerator, seed=self.evidence.seed
             )  # the forget phase showed F to the running statistics
             made += 1
-            self.basis = self._measured_basis()
+            if self.options.refresh:
+                self.subspace = self._measured_subspace()
             if self._looks_unseen():
                 break
         return {
             "rounds": made,
-            "directions": self.basis.shape[1],
-            "features": self.basis.shape[0],
+            "directions": self.subspace.basis.shape[1],
+            "features": self.subspace.basis.shape[0],
             "first_directions_from": origin,
             "alignment_before": before,
             "alignment_after": self._alignment_of_forget(),
@@ -148,18 +189,36 @@ class _Rounds:
 
     def _forget_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         images, labels, _ = batch
-        count, forgotten = len(labels), self.evidence.forgotten_classes
-        company, _, _ = next(iter(self._some_retained(count).loader(count)))
-        with head_input(model) as seen:  # among retained samples, so that BatchNorm sees a batch as in training
-            logits = model(torch.cat([images, company.to(images.device)]))[:count].float()
-            features = seen.features[:count].float()
-        with torch.no_grad(), head_input(self.original) as known:
-            plain = self.original(images).float()
-            projected = known.features.float() @ self.basis @ self.basis.T
-            by_class = torch.isin(labels, torch.tensor(forgotten, dtype=labels.dtype, device=labels.device))
-            teacher = torch.where(by_class[:, None], plain, apply_head(self.original_head, projected).float())
-        distilled = masked_divergence(logits, teacher, forgotten)
-        return 1.0 - alignment(features, self.basis) + self.options.alpha * distilled
+        shown = images
+        if self.options.mixed:  # among retained samples, so that BatchNorm sees a batch as in training
+            company, _, _ = next(iter(self._some_retained(len(labels)).loader(len(labels))))
+            shown = torch.cat([images, company.to(images.device)])
+        with head_input(model) as seen:
+            logits = model(shown)[: len(labels)].float()
+            features = seen.features[: len(labels)].float()
+        loss = self.options.align * (1.0 - self.subspace.alignment(features))
+        if self.options.alpha:
+            distilled = masked_divergence(logits, self._teacher(images, labels), self._masked())
+            loss = loss + self.options.alpha * distilled
+        return loss
+
+    @torch.no_grad()
+    def _teacher(self, images: Tensor, labels: Tensor) -> Float[Tensor, "n c"]:
+        """Logits of the original without what ties it to F."""
+        with head_input(self.original) as known:
+            plain: Tensor = self.original(images).float()
+            features = known.features.float()
+        if self.options.teacher in ("masked", "original"):
+            return plain
+        projected = apply_head(self.original_head, self.subspace.project(features)).float()
+        if self.options.teacher == "projected":
+            return projected
+        by_class = torch.isin(labels, torch.tensor(self._masked(), dtype=labels.dtype, device=labels.device))
+        return torch.where(by_class[:, None], plain, projected)
+
+    def _masked(self) -> tuple[int, ...]:
+        """Classes that the teacher of the forget phase gives nothing."""
+        return self.evidence.forgotten_classes if self.options.teacher in ("auto", "masked") else ()
 
     def _recover_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         images, labels, _ = batch
@@ -171,21 +230,28 @@ class _Rounds:
             loss = loss + self.options.distill * masked_divergence(logits, teacher, self.evidence.forgotten_classes)
         return loss
 
-    def _first_basis(self) -> tuple[Float[Tensor, "d k"], Literal["record", "retained data"]]:
+    def _first_subspace(self) -> tuple[Subspace, Literal["record", "retained data"]]:
         """Main directions at the start: from the record if it holds features of this head, else from retained data."""
-        record = self.evidence.record
-        if record is None or not record.shards("features"):
-            return self._measured_basis(), "retained data"
+        record, wanted = self.evidence.record, self.options.directions_from
+        if wanted == "retain" or record is None or not record.shards("features"):
+            if wanted == "record":
+                raise UnlearnError("muda: directions_from=record needs a record with features; take auto or retain.")
+            return self._measured_subspace(), "retained data"
         outputs = self._outputs(self.evidence.forget)
         statistics = _one_pass(record)
         rest = statistics.without(outputs, passes=statistics.n / float(record.data["n"]))
-        directions = main_directions(rest.second_moment.float(), self.options.energy)
-        return directions.to(self.evidence.accelerator.device), "record"
+        return self._subspace(rest.mean.float(), rest.second_moment.float()), "record"
 
-    def _measured_basis(self) -> Float[Tensor, "d k"]:
+    def _measured_subspace(self) -> Subspace:
         features = self._outputs(self._some_retained(_BASIS_SAMPLES))
-        directions = main_directions(features.T @ features / len(features), self.options.energy)
-        return directions.to(self.evidence.accelerator.device)
+        return self._subspace(features.mean(0), features.T @ features / len(features))
+
+    def _subspace(self, mean: Float[Tensor, " d"], second_moment: Float[Tensor, "d d"]) -> Subspace:
+        options = self.options
+        found = Subspace.of(
+            mean, second_moment, centred=options.centred, energy=options.energy, count=options.directions
+        )
+        return found.to(self.evidence.accelerator.device)
 
     def _some_retained(self, count: int) -> Samples:
         return self.retain.select(torch.randperm(len(self.retain), generator=self.generator)[:count])
@@ -197,7 +263,7 @@ class _Rounds:
         return found.features
 
     def _alignment_of_forget(self) -> float:
-        return float(alignment(self._outputs(self.evidence.forget), self.basis.cpu()))
+        return float(self.subspace.to(torch.device("cpu")).alignment(self._outputs(self.evidence.forget)))
 
     def _looks_unseen(self) -> bool:
         """Whether the mean margin of F is down to that of tuning data; asked for sample requests only."""

@@ -95,7 +95,8 @@ def test_the_first_directions_are_the_records_without_what_f_put_there(world: Wo
     evidence = world.evidence(torch.arange(20))
     model = world.model()
     rounds = module._Rounds(Muda(), model, evidence, evidence.retain)
-    basis, origin = rounds._first_basis()
+    found, origin = rounds._first_subspace()
+    basis = found.basis
     statistics = module._one_pass(world.record)
     own = outputs(model, evidence.forget).features.double()
     moment = (statistics.second_moment * statistics.n - statistics.n / 96 * own.T @ own) / statistics.n
@@ -111,13 +112,13 @@ def test_the_directions_follow_the_weights_from_round_to_round(world: World, mon
     plain = module._Rounds._forget_loss
 
     def watched(self: object, model: nn.Module, batch: object) -> torch.Tensor:
-        seen.append(self.basis)
+        seen.append(self.subspace)
         return plain(self, model, batch)
 
     monkeypatch.setattr(module._Rounds, "_forget_loss", watched)
     Muda(**QUICK, stop=False).unlearn(world.model(), world.evidence(torch.arange(20)))
     assert len(seen) == 2 * 4
-    assert all(basis is seen[0] for basis in seen[:4])  # fixed within a round
+    assert all(subspace is seen[0] for subspace in seen[:4])  # fixed within a round
     assert seen[4] is not seen[0]
 
 
@@ -136,7 +137,7 @@ def test_the_teacher_is_the_original_to_the_last_bit_and_shares_nothing(world: W
 def test_the_forget_loss_moves_the_model_and_nothing_else(world: World) -> None:
     model, evidence = world.model().train(), world.evidence(torch.arange(20))
     rounds = module._Rounds(Muda(), model, evidence, evidence.retain)
-    rounds.basis = rounds._measured_basis()
+    rounds.subspace = rounds._measured_subspace()
     batch = next(iter(evidence.forget.loader(8)))
     rounds._forget_loss(model, batch).backward()
     assert all(float(parameter.grad.abs().max()) > 0 for parameter in model.parameters() if parameter.ndim > 1)
@@ -146,7 +147,7 @@ def test_the_forget_loss_moves_the_model_and_nothing_else(world: World) -> None:
 def test_the_forget_phase_raises_the_alignment_with_the_directions_of_its_round(world: World) -> None:
     model, evidence = world.model(), world.evidence(torch.arange(20))
     rounds = module._Rounds(Muda(alpha=0.0), model, evidence, evidence.retain)
-    rounds.basis = rounds._measured_basis()
+    rounds.subspace = rounds._measured_subspace()
     before = rounds._alignment_of_forget()
     rounds._phase(evidence.forget, 10, rounds._forget_loss)
     assert rounds._alignment_of_forget() > before + 0.01
