@@ -233,6 +233,8 @@ def _job(
     flags = {**flags, "data": None if pair else data}
     flags = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in flags.items()}
     flags |= {name: tuple(flags[name]) for name in ("mean", "std") if flags.get(name) is not None}
+    earlier = flags.get("earlier", ())
+    flags["earlier"] = tuple(os.fspath(one) for one in ([earlier] if isinstance(earlier, str) else earlier))
     flags["options"] = {name: as_text(value) for name, value in (options or {}).items()}
     if not isinstance(model, nn.Module):
         yield Job(model=os.fspath(model), **flags), pair

@@ -10,8 +10,9 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.evidence import private_folder, read_commitment_key
 from unlearn_plugin.job import Job
 from unlearn_plugin.job_file import JOB_FILE, differing_settings
+from unlearn_plugin.judging import Bench
 from unlearn_plugin.lineup import Contestant, line_up
-from unlearn_plugin.pipeline import Bench, Outcome, carry_out, resolved
+from unlearn_plugin.pipeline import Outcome, carry_out, resolved
 from unlearn_plugin.preparation import Prepared, load_model, prepare_alike
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.reading import MapDataset

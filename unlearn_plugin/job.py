@@ -159,6 +159,16 @@ class Job:
         str,
         Flag(Group.REQUEST, "FILE", "Forget manifest: CSV, JSONL or text of sample ids or class=NAME.", path=True),
     ]
+    earlier: Annotated[
+        tuple[str, ...],
+        Flag(
+            Group.REQUEST,
+            "FILE",
+            "Manifest of a request that the model was cleaned of before; repeatable. Found by itself where --model is "
+            "an output folder with its private folder beside it.",
+            path=True,
+        ),
+    ] = ()
     method: Annotated[str, Flag(Group.METHOD, "NAME", "The unlearner; see `unlearn methods`.", public=True)]
     options: Annotated[
         Mapping[str, str],

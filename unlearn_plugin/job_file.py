@@ -154,9 +154,15 @@ def _located(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """All values, with paths made absolute; a model's name that is no path there stays as it is."""
     known = settings()
     return {
-        name: _locate(value, known[name].flag, folder) if known[name].flag.path and value is not None else value
+        name: _place(value, known[name].flag, folder) if known[name].flag.path and value is not None else value
         for name, value in values.items()
     }
+
+
+def _place(value: Any, flag: Flag, folder: Path) -> Any:  # noqa: ANN401  # a path, or several
+    return (
+        tuple(_locate(one, flag, folder) for one in value) if isinstance(value, tuple) else _locate(value, flag, folder)
+    )
 
 
 def _locate(value: str, flag: Flag, folder: Path) -> str:

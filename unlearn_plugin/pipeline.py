@@ -6,7 +6,7 @@ import secrets
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -19,17 +19,15 @@ from unlearn_hooks.references import without_judge
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.annex import make_annex, write_annex
 from unlearn_plugin.cost import Cost, measured_cost
-from unlearn_plugin.data import Samples
 from unlearn_plugin.environment import write_environment
 from unlearn_plugin.evidence import private_folder, write_commitment_key, write_digests
 from unlearn_plugin.guard import inspect_change
 from unlearn_plugin.job import Job
 from unlearn_plugin.job_file import JOB_FILE, write_job_file, write_published_job
-from unlearn_plugin.metrics.base import Split, Tier, Trial
+from unlearn_plugin.judging import Bench, measure_all
 from unlearn_plugin.preparation import Prepared, prepare
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.reading import MapDataset
-from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html
 from unlearn_plugin.report.notebook import outcome_html
@@ -40,9 +38,7 @@ from unlearn_plugin.unlearners.base import Evidence
 from unlearn_plugin.values import as_text
 from unlearn_plugin.verdict import Verdict, decide
 
-__all__ = ["Bench", "Outcome", "carry_out", "make_trial", "measure_all", "resolved", "run"]
-
-_JUDGED_RETAIN = 10_000  # retained samples the judge looks at, at most
+__all__ = ["Outcome", "carry_out", "resolved", "run"]
 
 
 @dataclass(frozen=True)
@@ -91,37 +87,6 @@ def run(
     return carry_out(prepare(job, data=data), progress or Progress(), signer=signer)
 
 
-@dataclass
-class Bench:
-    """What jobs on the same model, data and request have in common, so that it is made once.
-
-    Attributes:
-        trial: What the judge looks at; ``None`` before the first job.
-        measured: What was measured on a model that no job changes, by metric and model.
-    """
-
-    trial: Trial | None = None
-    measured: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-
-    def trial_of(self, prepared: Prepared, progress: Progress) -> Trial:
-        """The trial of one of the jobs.
-
-        Args:
-            prepared: Alike to all others but in its method and its reference.
-            progress: Wraps the loops of the first one in a bar.
-
-        Returns:
-            The trial, with outputs of the fixed models where they were computed already.
-        """
-        if self.trial is None:
-            self.trial = make_trial(prepared, progress)
-        reference = prepared.reference.model if prepared.reference else None
-        if self.trial.reference is not reference:
-            self.measured = {key: found for key, found in self.measured.items() if key[1] != "reference"}
-            self.trial = replace(self.trial, reference=reference)
-        return self.trial
-
-
 def carry_out(
     prepared: Prepared, progress: Progress, *, signer: Signer | None = None, bench: Bench | None = None
 ) -> Outcome:
@@ -167,81 +132,6 @@ def carry_out(
     return Outcome(folder=folder, report=report, verdict=verdict)
 
 
-def make_trial(prepared: Prepared, progress: Progress) -> Trial:
-    """Gather what the judge looks at.
-
-    Args:
-        prepared: The checked job.
-        progress: Wraps long loops in a bar.
-
-    Returns:
-        The trial; the retained samples are a random subset of at most 10,000.
-    """
-    splits = prepared.splits
-    generator = torch.Generator().manual_seed(prepared.job.seed)
-    chosen = torch.randperm(len(splits.retain), generator=generator)[:_JUDGED_RETAIN].sort().values
-    parts: dict[Split, Samples] = {"forget": splits.forget, "controls": splits.verdict, "tuning": splits.tuning}
-    references = prepared.references
-    return Trial(
-        forget=splits.forget,
-        controls=splits.verdict,
-        tuning=splits.tuning,
-        retain=splits.retain.select(chosen),
-        subjects=splits.subjects,
-        forgotten_classes=splits.forgotten_classes,
-        largely_requested=splits.largely_requested(),
-        classes=prepared.train.classes,
-        original=prepared.checkpoint.model,
-        reference=prepared.reference.model if prepared.reference else None,
-        accelerator=prepared.accelerator,
-        seed=prepared.job.seed,
-        batch_size=prepared.job.batch_size,
-        progress=progress,
-        references={split: references.margins(samples) for split, samples in parts.items()} if references else {},
-    )
-
-
-def measure_all(
-    trial: Trial,
-    after: nn.Module | None,
-    progress: Progress,
-    *,
-    tier: Tier = "A",
-    known: dict[tuple[str, str], dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """Make every measurement of a tier on the model before, after, and on the reference.
-
-    Args:
-        trial: What the judge looks at.
-        after: The changed model; ``None`` when it was refused.
-        progress: Wraps the loop in a bar.
-        tier: Metrics of a higher one are left out.
-        known: What was measured on the model before and on the reference, by metric and model; is added to.
-
-    Returns:
-        The report's ``measurements``, by metric name.
-    """
-    known = {} if known is None else known
-    models = {"before": trial.original, "after": after, "reference": trial.reference}
-    family = metrics()
-    found = {}
-    for name in progress([name for name in family.names() if family.get(name).tier <= tier], "measuring"):
-        metric = family.create(name, {})
-        for who, model in models.items():
-            if model and who != "after" and (name, who) not in known:
-                known[name, who] = metric.measure(model, trial).as_dict()
-        found[name] = {
-            "title": metric.title,
-            "explanation": metric.explanation,
-            "goal": metric.goal.value,
-            "source": metric.source,
-            "before": known[name, "before"],
-            "after": metric.measure(after, trial).as_dict() if after else None,
-            "reference": known.get((name, "reference")) if trial.reference else None,
-        }
-    return found
-
-
 def _evidence(prepared: Prepared, progress: Progress) -> Evidence:
     splits = prepared.splits
     return Evidence(
@@ -252,6 +142,7 @@ def _evidence(prepared: Prepared, progress: Progress) -> Evidence:
         classes=prepared.checkpoint.num_classes,
         forgotten_classes=splits.forgotten_classes,
         one_subject=splits.one_subject,
+        earlier=splits.earlier if prepared.earlier.manifests else None,
         fresh=prepared.checkpoint.fresh,
         accelerator=prepared.accelerator,
         seed=prepared.job.seed,
@@ -278,6 +169,7 @@ def _head(prepared: Prepared, key: bytes) -> dict[str, Any]:
                 "digest": manifest.commitment(key),
                 "key_state": "held by the operator",
             },
+            **_earlier(prepared, key),
         },
         "model": {
             "architecture": checkpoint.architecture,
@@ -296,6 +188,20 @@ def _head(prepared: Prepared, key: bytes) -> dict[str, Any]:
             "n_verdict": len(splits.verdict),
             "n_copies": None if copies is None else len(copies),
         },
+    }
+
+
+def _earlier(prepared: Prepared, key: bytes) -> dict[str, Any]:
+    """What the report says of earlier requests: counts, and commitments; nothing if this is the first."""
+    earlier = prepared.earlier
+    if not earlier.manifests:
+        return {}
+    return {
+        "earlier": {
+            "requests": len(earlier.manifests),
+            "n_samples": len(prepared.splits.earlier),
+            "commitments": earlier.commitments(key),
+        }
     }
 
 
@@ -387,4 +293,5 @@ def resolved(prepared: Prepared) -> Job:
         options={name: as_text(value) for name, value in options.items()},
         device=prepared.job.device or prepared.accelerator.device.type,
         tier=prepared.tier,
+        earlier=prepared.earlier.paths,
     )

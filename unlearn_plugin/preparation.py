@@ -17,6 +17,7 @@ from unlearn_hooks.ids import data_fingerprint
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.data import DataSource, ImageData, load_data
+from unlearn_plugin.earlier import Earlier, find_earlier
 from unlearn_plugin.job import Job
 from unlearn_plugin.manifest import ForgetManifest
 from unlearn_plugin.metrics.base import Tier
@@ -42,6 +43,7 @@ class Prepared:
     checkpoint: Checkpoint
     reference: Checkpoint | None
     manifest: ForgetManifest
+    earlier: Earlier
     train: ImageData
     splits: Splits
     record: TrainingRecord | None
@@ -94,15 +96,16 @@ def prepare(job: Job, *, writing: bool = True, data: tuple[MapDataset, MapDatase
     accelerator = findings.attempt(lambda: make_accelerator(job.device))
     checkpoint = findings.attempt(lambda: load_model(job, job.model))
     manifest = findings.attempt(lambda: ForgetManifest.read(Path(job.forget)))
+    earlier = findings.attempt(lambda: find_earlier(job)) or Earlier({})
     record = findings.attempt(lambda: TrainingRecord.open(Path(str(job.record)))) if job.record else None
     reference = findings.attempt(lambda: load_model(job, str(job.reference))) if job.reference else None
     source = _source(job, data)
     read = findings.attempt(lambda: load_data(source, checkpoint)) if checkpoint and (data or job.has_data) else None
-    sealed, references = _kept_for_judge(job, record, read[0] if read else None, findings)
+    sealed, references = _kept_for_judge(job, record, read[0] if read else None, earlier, findings)
     splits = None
     if read and manifest:
         make = partial(Splits.make, seed=job.seed, retain_fraction=job.retain_fraction, sealed=sealed)
-        splits = findings.attempt(lambda: make(manifest, *read))
+        splits = findings.attempt(lambda: make(manifest, *read, earlier=tuple(earlier.manifests.values())))
         findings.add(_check_surrogates(job.surrogates, splits) if splits else None)
     findings.add(_check_needs(job, method) if method else None)
     findings.add(_check_reference(checkpoint, reference) if checkpoint and reference else None)
@@ -117,6 +120,7 @@ def prepare(job: Job, *, writing: bool = True, data: tuple[MapDataset, MapDatase
         checkpoint=checkpoint,
         reference=reference,
         manifest=manifest,
+        earlier=earlier,
         train=read[0],
         splits=splits,
         record=record,
@@ -150,12 +154,12 @@ def prepare_alike(jobs: Sequence[Job], *, data: tuple[MapDataset, MapDataset] | 
 
 
 def _kept_for_judge(
-    job: Job, record: TrainingRecord | None, train: ImageData | None, findings: _Findings
+    job: Job, record: TrainingRecord | None, train: ImageData | None, earlier: Earlier, findings: _Findings
 ) -> tuple[SealedIds | None, JudgeReferences | None]:
     """What the record keeps for the judge, once it is clear that it is a record of these data."""
     sealed = references = None
     if record and train:
-        mismatch = _check_record_of_data(record, train)
+        mismatch = _check_record_of_data(record, train, earlier)
         findings.add(mismatch)
         if mismatch is None:
             sealed = findings.attempt(lambda: sealed_ids(record, train))
@@ -314,12 +318,16 @@ def _check_record_of_model(record: TrainingRecord, checkpoint: Checkpoint) -> st
     )
 
 
-def _check_record_of_data(record: TrainingRecord, train: ImageData) -> str | None:
+def _check_record_of_data(record: TrainingRecord, train: ImageData, earlier: Earlier) -> str | None:
     if record.data["n"] is None:
         return (
             "The record does not know which samples were trained on, since they came as a stream; leave --record out, "
             "or record the training with key= (hooks/README.md)."
         )
+    if record.ids is not None and set(train.ids) < set(record.ids):
+        missing = sorted(set(record.ids) - set(train.ids))
+        if earlier.explains(missing):
+            return None  # deleted as they should be; the labels of all data together cannot be checked any more
     if record.data["n"] != len(train.ids):
         return (
             f"The record is of other data: it was trained on {record.data['n']} samples, and the data given "

@@ -10,6 +10,7 @@ import textwrap
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -47,7 +48,7 @@ class Family:
         Raises:
             UnlearnError: If a name exists twice.
         """
-        return tuple(sorted(self._places()))
+        return tuple(sorted(self._places))
 
     def get(self, name: str) -> type[Any]:
         """Load the class of a method.
@@ -61,7 +62,7 @@ class Family:
         Raises:
             UnlearnError: If there is no such method, or its file does not hold exactly one.
         """
-        places = self._places()
+        places = self._places
         if name not in places:
             raise UnlearnError(
                 f"There is no {self.noun} called {name!r}{nearest(name, places)}; there are: "
@@ -179,8 +180,9 @@ class Family:
             ],
         }
 
+    @cached_property
     def _places(self) -> dict[str, str | EntryPoint]:
-        """Module or entry point of every method, by name."""
+        """Module or entry point of every method, by name; looking through all installed packages takes its time."""
         spec = importlib.util.find_spec(self.package)
         folders = (spec.submodule_search_locations if spec else None) or []
         places: dict[str, str | EntryPoint] = {

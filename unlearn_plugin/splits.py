@@ -72,6 +72,8 @@ class Splits:
         subjects: Data subject of each forget sample, numbered from 0; ``None`` if manifest and data name none.
             A sample of no named subject counts as a subject of its own.
         forgotten_classes: Classes that are requested as a whole, sorted.
+        earlier: Training samples of earlier requests that the data still hold; neither in F nor in R.
+        earlier_classes: Classes that an earlier request named as a whole, sorted.
         sealed: The two halves were set apart before training and are in the record; else they are the held-out split.
     """
 
@@ -81,6 +83,8 @@ class Splits:
     verdict: Samples
     subjects: Int64[Tensor, " forget"] | None
     forgotten_classes: tuple[int, ...]
+    earlier: Samples
+    earlier_classes: tuple[int, ...] = ()
     sealed: bool = False
 
     @classmethod
@@ -93,6 +97,7 @@ class Splits:
         seed: int,
         retain_fraction: float = 1.0,
         sealed: SealedIds | None = None,
+        earlier: Sequence[ForgetManifest] = (),
     ) -> "Splits":
         """Find the samples of a request and split the rest.
 
@@ -107,6 +112,8 @@ class Splits:
             retain_fraction: Share of each class of R that is kept, in (0, 1]; at least one sample of each.
             sealed: Samples of `train` that training did not see; the controls are then these, and `heldout` is not
                 used.
+            earlier: Requests that the model was cleaned of before. What they name is not in R any more, nor in F; a
+                sample or class that is not in the data any more was deleted, as it should be.
 
         Returns:
             The splits.
@@ -124,14 +131,19 @@ class Splits:
             untrained[torch.cat([tuning.rows, verdict.rows])] = True
             findings += _check_sealed(manifest, sealed)
         chosen, classes, owners = _choose(manifest, train)
-        chosen &= ~untrained
-        if bool((chosen | untrained).all()):
+        before = [_choose(request, train) for request in earlier]
+        gone = torch.stack([torch.zeros_like(untrained), *(rows for rows, _, _ in before)]).any(0) & ~untrained
+        findings += _check_again(manifest, train, gone)
+        chosen &= ~(untrained | gone)
+        if not findings and not bool(chosen.any()):
+            findings.append("Earlier requests named all that this one names, so there is nothing to do.")
+        if bool((chosen | untrained | gone).all()):
             findings.append("The request names all of the training data, so nothing is left to keep; delete the model.")
         if not findings:
             findings += _check_controls(train, torch.cat([tuning.labels, verdict.labels]), chosen)
         if findings:
             raise UnlearnError.of(findings)
-        retain = _thin((~chosen & ~untrained).nonzero().flatten(), train.labels, retain_fraction, generator)
+        retain = _thin((~(chosen | untrained | gone)).nonzero().flatten(), train.labels, retain_fraction, generator)
         forget = Samples(train, chosen.nonzero().flatten())
         return cls(
             forget=forget,
@@ -140,6 +152,8 @@ class Splits:
             verdict=verdict,
             subjects=_number_subjects(forget.rows.tolist(), owners) if owners else None,
             forgotten_classes=tuple(sorted(classes)),
+            earlier=Samples(train, gone.nonzero().flatten()),
+            earlier_classes=tuple(sorted(set().union(*(names for _, names, _ in before)))),
             sealed=sealed is not None,
         )
 
@@ -156,9 +170,11 @@ class Splits:
     def largely_requested(self) -> tuple[int, ...]:
         """Classes, none of them requested as a whole, of which a tenth or more of the training samples is in F."""
         labels = self.forget.data.labels
-        requested, there = (
-            torch.bincount(part, minlength=int(labels.max()) + 1) for part in (self.forget.labels, labels)
+        requested, there, gone = (
+            torch.bincount(part, minlength=int(labels.max()) + 1)
+            for part in (self.forget.labels, labels, self.earlier.labels)
         )
+        there -= gone
         found = (requested > 0) & (requested >= _LARGE_PART * there)
         return tuple(label for label in found.nonzero().flatten().tolist() if label not in self.forgotten_classes)
 
@@ -203,6 +219,14 @@ def _check_sealed(manifest: ForgetManifest, sealed: SealedIds) -> list[str]:
         f"{len(entries)} requested ids are in the holdout of the record, never trained on: {_cite(entries, ())}; take "
         f"them out."
     ]
+
+
+def _check_again(manifest: ForgetManifest, train: ImageData, gone: Bool[Tensor, " n"]) -> list[str]:
+    entries = [entry for entry in manifest.entries if entry.kind == "id" and entry.name in train.row_of]
+    again = [entry for entry in entries if gone[train.row_of[entry.name]]]
+    if not again:
+        return []
+    return [f"{len(again)} requested ids were named by an earlier request: {_cite(again, ())}; take them out."]
 
 
 def _check_names(manifest: ForgetManifest, train: ImageData, heldout: ImageData) -> list[str]:

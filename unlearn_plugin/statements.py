@@ -131,6 +131,13 @@ def further_limits(report: Mapping[str, Any]) -> list[str]:
         )
     if not report["model"].get("reference"):
         limits.append("No model retrained without the requested data was at hand to compare with.")
+    if earlier := report["request"].get("earlier"):
+        count = earlier["requests"]
+        limits.append(
+            f"The model before had been cleaned of {count} earlier {'request' if count == 1 else 'requests'}, of which "
+            f"the data still hold {earlier['n_samples']} samples; they were not used. The tests speak of this request "
+            f"alone, not of what became of the earlier ones."
+        )
     if "classes" in report["request"]["kind"]:
         limits.append(
             "For whole classes the test compares with held-out images of the same classes; a model that never saw them "

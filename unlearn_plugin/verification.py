@@ -8,7 +8,7 @@ from typing import Any
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.evidence import SIGNATURE, private_folder, read_commitment_key
 from unlearn_plugin.job_file import JOB_FILE, check_published_job, read_job
-from unlearn_plugin.pipeline import make_trial, measure_all
+from unlearn_plugin.judging import make_trial, measure_all
 from unlearn_plugin.preparation import Prepared, load_model, prepare
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.reading import MapDataset
@@ -101,6 +101,8 @@ def verify(
     prepared = prepare(replace(job, out=str(out)), writing=False, data=data)
     found.note("the model before is the one the report names", _check_before(report, prepared))
     found.note("the request is the one the report commits to", _check_commitment(report, prepared, kept))
+    if prepared.earlier.manifests or "earlier" in report["request"]:
+        found.note("the earlier requests are the ones the report commits to", _check_earlier(report, prepared, kept))
     _measure_again(out, report, prepared, found, progress or Progress())
     return found
 
@@ -129,6 +131,17 @@ def _check_commitment(report: Mapping[str, Any], prepared: Prepared, private: Pa
     if prepared.manifest.commitment(read_commitment_key(private)) == report["request"]["commitment"]["digest"]:
         return []
     return ["The forget manifest is not the one the report commits to; it was changed since."]
+
+
+def _check_earlier(report: Mapping[str, Any], prepared: Prepared, private: Path) -> list[str]:
+    told = report["request"].get("earlier", {"requests": 0, "n_samples": 0, "commitments": []})
+    there = prepared.earlier.commitments(read_commitment_key(private))
+    if told["commitments"] == there and told["requests"] == len(there):
+        return []
+    return [
+        f"The report speaks of {told['requests']} earlier requests, and the manifests of {len(there)} that are named "
+        f"by the private folder are not these; they were changed, or one is missing."
+    ]
 
 
 def _measure_again(

@@ -15,7 +15,8 @@ from tests.plugin.reference_world import POOL, ReferenceWorld, reference_job
 from tests.plugin.test_verdict import good_report, membership
 from unlearn_hooks import UnlearnError
 from unlearn_plugin.data import Samples
-from unlearn_plugin.pipeline import _evidence, make_trial, run
+from unlearn_plugin.judging import make_trial
+from unlearn_plugin.pipeline import _evidence, run
 from unlearn_plugin.preparation import prepare
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.report.report import read_report

@@ -19,9 +19,9 @@ from unlearn_plugin.audit.relearning import relearning_steps
 from unlearn_plugin.data import Samples
 from unlearn_plugin.evidence import private_folder
 from unlearn_plugin.job_file import JOB_FILE, read_job
+from unlearn_plugin.judging import make_trial
 from unlearn_plugin.metrics.base import Split
 from unlearn_plugin.outputs import Outputs, compute_outputs
-from unlearn_plugin.pipeline import make_trial
 from unlearn_plugin.preparation import Prepared, load_model, prepare
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.report.report import read_report, rounded

@@ -59,6 +59,7 @@ class Trial:
     subjects: Int64[Tensor, " forget"] | None = None
     forgotten_classes: tuple[int, ...] = ()
     largely_requested: tuple[int, ...] = ()
+    earlier_classes: tuple[int, ...] = ()
     classes: tuple[str, ...]
     original: nn.Module
     reference: nn.Module | None = None

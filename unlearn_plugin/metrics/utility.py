@@ -18,11 +18,12 @@ __all__ = ["Utility"]
 class Utility(Metric):
     """Accuracy on data never trained on, with its paired difference to the model before.
 
-    The value is the accuracy on the controls. Classes that are requested as a whole are left out of it, of the drop and
-    of the classes' own rows: what the model should do on them is not defined by accuracy. How often held-out images of
-    these classes are still recognised is reported by itself, in ``details["forgotten_classes"]``. A class of which a
-    tenth or more of the training samples was requested is not looked at for the worst drop, and is named in
-    ``details["largely_requested"]``: a model retrained without so many of them loses accuracy there as well.
+    The value is the accuracy on the controls. Classes that are requested as a whole, now or by an earlier request, are
+    left out of it, of the drop and of the classes' own rows: what the model should do on them is not defined by
+    accuracy. How often held-out images of the classes requested now are still recognised is reported by itself, in
+    ``details["forgotten_classes"]``. A class of which a tenth or more of the training samples was requested is not
+    looked at for the worst drop, and is named in ``details["largely_requested"]``: a model retrained without so many of
+    them loses accuracy there as well.
 
     Source: exact intervals of Clopper and Pearson; paired differences of Newcombe 1998. The interval of the worst
     class is widened for the number of classes (Bonferroni), because the worst of many looks bad by chance.
@@ -45,12 +46,13 @@ class Utility(Metric):
         """
         labels = trial.outputs(model, "controls").labels.numpy()
         right = _right(model, trial, "controls")
-        kept = ~np.isin(labels, trial.forgotten_classes)
+        wanted = np.isin(labels, trial.forgotten_classes)
+        kept = ~wanted & ~np.isin(labels, trial.earlier_classes)
         details: dict[str, Any] = {
             "controls": _share(right[kept]),
             "retain": _share(_right(model, trial, "retain")),
             "forget": _share(_right(model, trial, "forget")),
-            "forgotten_classes": _share(right[~kept]),
+            "forgotten_classes": _share(right[wanted]),
             "per_class": [
                 {"class": trial.classes[label], **(_share(right[labels == label]) or {})}
                 for label in np.unique(labels[kept])

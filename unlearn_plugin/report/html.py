@@ -289,9 +289,20 @@ def _request(request: Mapping[str, Any]) -> list[tuple[str, str]]:
         *((_label(key), request[key] or "not stated") for key in ("reference", "received")),
         ("Asked for", request["kind"]),
         ("Images", plain(request["n_samples"])),
+        *_earlier(request.get("earlier")),
         ("Data subjects", "not stated" if request["n_subjects"] is None else plain(request["n_subjects"])),
         ("Commitment to the list", commitment["digest"]),
         ("How it is made", f"{commitment['scheme']}; key {commitment['key_state']}"),
+    ]
+
+
+def _earlier(earlier: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if earlier is None:
+        return []
+    return [
+        ("Earlier requests", plain(earlier["requests"])),
+        ("Images of earlier requests, left out", plain(earlier["n_samples"])),
+        *(("Commitment to an earlier list", digest) for digest in earlier["commitments"]),
     ]
 
 

@@ -142,7 +142,7 @@ class _Walk:
         self.delta = {name: torch.zeros_like(parameters[name]) for name in self.names}
         self.velocity, self.adam = dict(self.delta), AdamState.start(self.delta)
         self.generator = torch.Generator().manual_seed(evidence.seed)
-        self.share = len(evidence.forget) / history.samples_trained
+        self.share = len(evidence.forget) / (history.samples_trained - _gone(evidence, history))
         self.fading = _Fading(history.rules)
         self.bend: float | Tensors = 0.0  # of `scalar`, in the space that P stretches, or of `diagonal`
         self.secants: Product | None = None
@@ -173,7 +173,7 @@ class _Walk:
             return None
         if any(rule.bias_corrected and rule.second is None for rule in self.history.rules.values()):
             self.history = self.history.settled()
-        return self.history.batches(self.evidence.forget, self.evidence.retain)
+        return self.history.batches(self.evidence.forget, self.evidence.retain, self.evidence.earlier)
 
     def _here(self, tensors: Mapping[str, Tensor]) -> Tensors:
         """The chosen ones among recorded tensors, on the device, in the weights' dtype; an absent one is zero."""
@@ -344,3 +344,11 @@ class _Walk:
             **self.fading.facts(first, steps - first),
             "correction_norm": norm(self.delta),
         }
+
+
+def _gone(evidence: Evidence, history: History) -> int:
+    """How many of the samples trained on went with earlier requests; the run without them is what is corrected."""
+    if evidence.earlier is None:
+        return 0
+    deleted = max(0, history.samples_trained - len(evidence.forget.data))
+    return deleted + len(evidence.earlier)

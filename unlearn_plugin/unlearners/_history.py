@@ -197,21 +197,26 @@ class History:
         """
         return {row: position for position, row in enumerate(samples.record_rows(self.row_of).tolist())}
 
-    def batches(self, forget: Samples, retain: Samples) -> list[tuple[Samples, Samples]] | None:
+    def batches(
+        self, forget: Samples, retain: Samples, earlier: Samples | None = None
+    ) -> list[tuple[Samples, Samples]] | None:
         """Split the batch of every recorded step into its forget and its retained part.
 
         Args:
             forget: F.
             retain: R, or a part of it.
+            earlier: Samples of earlier requests. Steps are corrected as if these had not been in their batches, which
+                is what the model to be corrected stands for.
 
         Returns:
             Both parts of each step; ``None`` if any batch is not known or holds samples that are in neither.
         """
         in_forget, in_retain = self.positions(forget), self.positions(retain)
+        gone = set() if earlier is None else self._gone(earlier)
         batches = []
         for update in self.updates:
             known = update.rows
-            rows: list[int] = [] if known is None else known.tolist()
+            rows: list[int] = [] if known is None else [row for row in known.tolist() if row not in gone]
             if not rows or any(row not in in_forget and row not in in_retain for row in rows):
                 return None
             batches.append((
@@ -219,3 +224,10 @@ class History:
                 retain.select([in_retain[row] for row in rows if row in in_retain]),
             ))
         return batches
+
+    def _gone(self, earlier: Samples) -> set[int]:
+        """Rows of earlier requests, and those that the data do not hold any more."""
+        found = set(self.positions(earlier))
+        if self.row_of is not None:
+            found |= {row for name, row in self.row_of.items() if name not in earlier.data.row_of}
+        return found

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -30,6 +31,8 @@ class Evidence:
         classes: Number of classes of the classifier.
         forgotten_classes: Classes that are requested as a whole; empty for sample requests.
         one_subject: All of F is of one data subject.
+        earlier: Training samples of earlier requests that the data still hold: in neither F nor R, for the model was
+            cleaned of them; ``None`` if this is the first request. The record is that of the training on all of them.
         fresh: Builds the same architecture with new random weights from a seed.
         accelerator: Device, precision and distribution.
         seed: All randomness of the method comes from here.
@@ -43,6 +46,7 @@ class Evidence:
     classes: int
     forgotten_classes: tuple[int, ...] = ()
     one_subject: bool = False
+    earlier: Samples | None = None
     fresh: Callable[[int], nn.Module]
     accelerator: Accelerator
     seed: int = 0
@@ -52,6 +56,13 @@ class Evidence:
     def request(self) -> Request:
         """What kind of request this is."""
         return kind_of_request(self.forgotten_classes, one_subject=self.one_subject)
+
+    @property
+    def left_out(self) -> Samples:
+        """What the recorded training must be repeated without: F, and what earlier requests named."""
+        if self.earlier is None:
+            return self.forget
+        return Samples(self.forget.data, torch.cat([self.forget.rows, self.earlier.rows]).sort().values)
 
 
 @dataclass(frozen=True, kw_only=True)

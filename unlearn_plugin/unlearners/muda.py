@@ -231,9 +231,13 @@ class _Rounds:
         return loss
 
     def _first_subspace(self) -> tuple[Subspace, Literal["record", "retained data"]]:
-        """Main directions at the start: from the record if it holds features of this head, else from retained data."""
+        """Main directions at the start: from the record if it holds features of this head, else from retained data.
+
+        A model that was cleaned before is not the one whose features were recorded.
+        """
         record, wanted = self.evidence.record, self.options.directions_from
-        if wanted == "retain" or record is None or not record.shards("features"):
+        cleaned = self.evidence.earlier is not None
+        if wanted == "retain" or cleaned or record is None or not record.shards("features"):
             if wanted == "record":
                 raise UnlearnError("muda: directions_from=record needs a record with features; take auto or retain.")
             return self._measured_subspace(), "retained data"
