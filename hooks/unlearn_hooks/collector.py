@@ -11,10 +11,11 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from unlearn_hooks.feed import Beginning
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.training_record import RecordWriter
 
-__all__ = ["Batch", "Collector", "Run", "Seen", "Step", "without_autocast"]
+__all__ = ["Batch", "Collector", "Pass", "Run", "Seen", "Step", "without_autocast"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,25 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Pass:
+    """One pass over the data, when its first batch has arrived and no batch of it was trained on.
+
+    Attributes:
+        step: Number of the step to come.
+        epoch: Epoch that begins, counted from 0.
+        carried: Micro-batches of that step that were trained on in the pass before.
+        ahead: How many further batches the loop had read by then.
+        beginning: How the randomness of the pass began, or ``None`` if that was not seen.
+    """
+
+    step: int
+    epoch: int
+    carried: int
+    ahead: int
+    beginning: Beginning | None
+
+
+@dataclass(frozen=True)
 class Run:
     """What a collector may look at: the model and optimizer being trained (read only), and the plan."""
 
@@ -76,10 +96,10 @@ class Run:
 class Collector(ABC):
     """Gathers one kind of evidence and writes it as shards of its own `kind`.
 
-    The recorder calls, in this order: `start` once (with the number of the first step to come); for every
-    micro-batch of a training forward pass `batch`; after every optimizer step, when the weights are already
-    theta_(t+1) and the gradients are still those applied, `step`; at epoch ends `epoch_end`; at checkpoints and the
-    end of the run `flush`.
+    The recorder calls, in this order: `start` once (with the number of the first step to come); at the first batch of
+    every pass over the data `pass_begin`; for every micro-batch of a training forward pass `batch`; after every
+    optimizer step, when the weights are already theta_(t+1) and the gradients are still those applied, `step`; at
+    epoch ends `epoch_end`; at checkpoints and the end of the run `flush`.
     """
 
     kind: ClassVar[str]
@@ -87,6 +107,9 @@ class Collector(ABC):
     def start(self, run: Run, first_step: int) -> None:
         """Get ready; called once before the first step of an attempt (weights are still theta_first_step)."""
         self.run = run
+
+    def pass_begin(self, begun: Pass, out: RecordWriter) -> None:  # noqa: B027  # optional on purpose
+        """Take in that a pass over the data begins; the weights are still those the pass before left."""
 
     def batch(self, batch: Batch, seen: Seen) -> None:  # noqa: B027  # optional on purpose
         """Take in one micro-batch of a training forward pass."""

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from unlearn_hooks.ids import batch_labels, first_tensor, label_checksum, root_rows
+from unlearn_hooks.randomness import RandomStates
 
-__all__ = ["Arrival", "Feed", "Listener", "Origin", "Tag"]
+__all__ = ["Arrival", "Beginning", "Feed", "Listener", "Origin", "Tag"]
 
 
 class Tag(NamedTuple):
@@ -29,11 +30,31 @@ class Tag(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Beginning:
+    """How the randomness of one pass of a torch loader began: enough to draw the same numbers again.
+
+    Attributes:
+        states: When the loader and its sampler had drawn what they draw first. Without workers that is just before the
+            first sample is read, with workers when the first batch is there.
+        seed: State of the generator that the workers' seed was drawn from, just before; ``None`` without workers, or
+            if they were there before.
+        workers: Number of worker processes.
+        own_init: The loader has a ``worker_init_fn`` of the user's.
+    """
+
+    states: RandomStates
+    seed: Tensor | None
+    workers: int
+    own_init: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Origin:
     """One pass of one torch loader; every pass is an object of its own."""
 
     loader: "weakref.ref[DataLoader[Any]]"
     dataset: Any
+    beginning: Beginning | None = None
 
 
 Listener = Callable[[Origin, Tag, Any], None]
@@ -47,11 +68,15 @@ class Arrival(NamedTuple):
         rows: Root row of each sample, or ``None`` if that could not be made sure of.
         labels: Class of each sample, or ``None``.
         problem: Why there are no rows, or ``None``.
+        beginning: How the randomness of its pass began, or ``None`` if that was not seen.
+        ahead: How many further batches had been read by then.
     """
 
     rows: Int64[Tensor, " n"] | None
     labels: Int64[Tensor, " n"] | None
     problem: str | None
+    beginning: Beginning | None = None
+    ahead: int = 0
 
 
 class Feed:
@@ -101,6 +126,8 @@ class Feed:
             rows=rows,
             labels=None if labels is None else labels.detach().to("cpu", torch.int64, copy=True),
             problem=(self._problem or "the data set is a stream") if rows is None else None,
+            beginning=None if self._origin is None else self._origin.beginning,
+            ahead=len(self._tags),
         )
 
     def close(self) -> None:

@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, dataloader
 
-from unlearn_hooks.feed import Feed, Listener, Origin, Tag
+from unlearn_hooks.feed import Beginning, Feed, Listener, Origin, Tag
 from unlearn_hooks.ids import batch_labels, label_checksum
+from unlearn_hooks.randomness import RandomStates
 
 __all__ = ["LoaderTap", "Passes", "dispatch_problem", "inner_loaders", "listening", "tagging_works", "training_data"]
 
@@ -50,12 +52,14 @@ def _rows(index: Any) -> tuple[int, ...] | None:  # noqa: ANN401  # whatever the
 
 
 class _TaggingFetcher:
-    """Stands in for torch's fetcher."""
+    """Stands in for torch's fetcher; `states` are those before it first fetched, when the sampler had drawn."""
 
     def __init__(self, fetcher: Any) -> None:  # noqa: ANN401  # private to torch
         self._fetcher = fetcher
+        self.states: RandomStates | None = None
 
     def fetch(self, index: Any) -> _Tagged:  # noqa: ANN401  # whatever the user's sampler gives
+        self.states = self.states or RandomStates.now()
         return _tagged(index, self._fetcher.fetch(index))
 
 
@@ -117,6 +121,7 @@ def listening(listener: Listener) -> Iterator[None]:
 def _tagging_iterator(loader: "DataLoader[Any]", original: Callable[..., Any]) -> Any:  # noqa: ANN401  # torch's
     """Make a loader's iterator so that its workers tag and it takes the tags off."""
     own = loader.worker_init_fn
+    seed = (loader.generator or torch.default_generator).get_state() if loader.num_workers else None
     loader.worker_init_fn = _TagInWorker(own)
     try:
         iterator = original(loader)
@@ -124,21 +129,22 @@ def _tagging_iterator(loader: "DataLoader[Any]", original: Callable[..., Any]) -
         loader.worker_init_fn = own
     if hasattr(iterator, "_dataset_fetcher"):
         iterator._dataset_fetcher = _TaggingFetcher(iterator._dataset_fetcher)
-    iterator._next_data = _untagging(iterator, loader)
+    iterator._next_data = _untagging(iterator, loader, seed)
     return iterator
 
 
-def _untagging(iterator: Any, loader: "DataLoader[Any]") -> Callable[[], Any]:  # noqa: ANN401  # private to torch
+def _untagging(iterator: Any, loader: "DataLoader[Any]", seed: Tensor | None) -> Callable[[], Any]:  # noqa: ANN401  # private to torch
     """Make the function that takes tags off; it holds the iterator weakly, since dropping that ends the workers."""
     weak, loader_reference = weakref.ref(iterator), weakref.ref(loader)
     listener, origin = _listener, Origin(loader_reference, iterator._dataset)
 
     def next_data() -> Any:  # noqa: ANN401  # whatever the user's collate function gives
-        nonlocal listener, origin
+        nonlocal listener, origin, seed
         own: Any = weak()
         data: Any = type(own)._next_data(own)
         if own._num_yielded == 0:  # persistent workers keep the iterator from pass to pass
-            origin = Origin(loader_reference, own._dataset)
+            origin = Origin(loader_reference, own._dataset, _beginning(own, loader_reference(), seed))
+            seed = None
         listener = _listener or listener
         if not isinstance(data, _Tagged):
             return data
@@ -147,6 +153,14 @@ def _untagging(iterator: Any, loader: "DataLoader[Any]") -> Callable[[], Any]:  
         return data.batch
 
     return next_data
+
+
+def _beginning(iterator: Any, loader: Any, seed: Tensor | None) -> Beginning:  # noqa: ANN401  # private to torch
+    """Say how the randomness of a pass began, when its first batch is there."""
+    fetcher = getattr(iterator, "_dataset_fetcher", None)
+    states = fetcher.states if isinstance(fetcher, _TaggingFetcher) else None
+    own_init = getattr(loader, "worker_init_fn", None) is not None
+    return Beginning(states or RandomStates.now(), seed, iterator._num_workers, own_init)
 
 
 class _Rows(torch.utils.data.Dataset[int]):

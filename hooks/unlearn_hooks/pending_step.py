@@ -46,6 +46,11 @@ class PendingStep:
         self.unsure = False
         self._micro: list[MicroBatch] = []
 
+    @property
+    def begun(self) -> int:
+        """Number of micro-batches of the step to come that were trained on already."""
+        return len(self._micro)
+
     def begin_pass(self) -> None:
         """Begin a pass over the data: what was left over at the end of the one before is not trained on any more."""
         self._micro = [micro for micro in self._micro if micro.forwarded]

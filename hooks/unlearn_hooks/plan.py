@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from unlearn_hooks.errors import UnlearnError
 
-__all__ = ["Dtype", "Plan", "parse_bytes"]
+__all__ = ["Dtype", "Plan", "parse_bytes", "stride"]
 
 Dtype = Literal["bf16", "fp32", "native", "int8"]
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -38,12 +38,31 @@ def parse_bytes(size: int | str) -> int:
     return value
 
 
+def stride(steps: int, keep: int) -> int:
+    """Compute k: after `steps` steps, those recorded are 0, k, 2k, ….
+
+    It is 1 at first and doubles whenever 2 `keep` steps would be held, so that between `keep` and 2 `keep` - 1 steps
+    are held however long the run is; the steps of a later k are among those of an earlier one.
+
+    Args:
+        steps: Steps made so far.
+        keep: K, how many steps are held at least, once that many were made.
+
+    Returns:
+        k, a power of two.
+    """
+    k = 1
+    while -(-steps // k) >= 2 * keep:
+        k *= 2
+    return k
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What `record` writes during training.
 
     The default keeps 12 to 24 evenly spread steps of the run, the feature statistics of short windows, one
-    loss and margin per sample and epoch, and the schedule.
+    loss and margin per sample and epoch, the schedule, and two or three states that training can be run again from.
 
     Attributes:
         updates: Record weights and mean gradients at chosen steps (for the method `mini`).
@@ -55,13 +74,16 @@ class Plan:
         weights_dtype: How weights of a recorded step are stored; int8: a byte each, and a scale for each block.
         gradient_dtype: How gradients are stored; fp16 is not offered since it loses small gradients.
         parameters: Glob patterns of parameter names to record; ``("*",)`` means all of them.
-        budget: Most bytes the updates may take on disk, per process; K shrinks to fit, then the parameters narrow
-            to the last ones of the model, and the record says so.
+        budget: Most bytes the updates may take on disk, per process, and as many again the snapshots. K shrinks to
+            fit, then the parameters narrow to the last ones of the model; snapshots become fewer; the record says so.
         features: Record feature statistics (n, sum, second moment), overall and per class (for `muda`).
         head: Name of the classifier head whose input is the feature; ``None`` finds it.
         window: Steps per feature window.
         windows: How many of the latest windows are kept apart; older ones are folded into one.
         samples: Record loss and margin per sample, once per epoch.
+        snapshots: How many whole states of the training (weights, optimizer) are kept at least, evenly spread over the
+            passes over the data as the updates are over the steps, the initial one always among them; and the random
+            states of every pass (for `replay`). 0 records none of these.
         schedule: Record learning rates of all steps and the order of sample ids.
         ids: ``"all"`` records the ids of every step, ``"recorded"`` only of the recorded updates.
     """
@@ -78,12 +100,13 @@ class Plan:
     window: int = 50
     windows: int = 16
     samples: bool = True
+    snapshots: int = 2
     schedule: bool = True
     ids: Literal["all", "recorded"] = "all"
 
     def __post_init__(self) -> None:
         findings = []
-        for name, least in (("steps", 1), ("tail", 0), ("window", 1), ("windows", 1)):
+        for name, least in (("steps", 1), ("tail", 0), ("window", 1), ("windows", 1), ("snapshots", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 findings.append(f"Plan({name}={value}) is too small; it must be {least} or more.")

@@ -21,21 +21,18 @@ from unlearn_hooks.capture import (
     watch_optimizer,
     watch_training_forward,
 )
-from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step, without_autocast
+from unlearn_hooks.collector import Batch, Collector, Pass, Run, Seen, Step, without_autocast
+from unlearn_hooks.collectors import planned_collectors
 from unlearn_hooks.controls import Holdout
 from unlearn_hooks.description import DataDescription, Names, describe_model, describe_recipe, process_rank, run_id
 from unlearn_hooks.errors import UnlearnError
-from unlearn_hooks.features import FeaturesCollector
 from unlearn_hooks.feed import Arrival, Feed
 from unlearn_hooks.journal import write_json
 from unlearn_hooks.loader_tags import LoaderTap, Passes, dispatch_problem, training_data
 from unlearn_hooks.pending_step import PendingStep, length
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.recording_thread import BackgroundWriter
-from unlearn_hooks.samples import SamplesCollector
-from unlearn_hooks.schedule import ScheduleCollector
 from unlearn_hooks.training_record import SCHEMA, weights_digest
-from unlearn_hooks.updates import UpdatesCollector
 
 __all__ = ["Recorder", "Status", "record"]
 
@@ -133,12 +130,13 @@ class Recorder:
         self._id = run_id(out)
         self._recipe = recipe
         self._data = data
-        self._collectors = _collectors(run.plan)
+        self._collectors = planned_collectors(run.plan)
         self._tap: LoaderTap | None = None
         self._pending = PendingStep(list(run.parameters.values()))
         self._step = self._epoch = self._next_epoch = self._batches = self._batch_size = 0
         self._unknown: Counter[str] = Counter()
         self._in_pass = self._epoch_told = self._started = self._loaded = self._closed = False
+        self._pass_due = True  # the next batch is the first one of a pass
         self._failure: str | None = None
         self._hooks = ExitStack()
         self._hooks.enter_context(watch_training_forward(run.model, self._head[1], self._saw))
@@ -189,6 +187,7 @@ class Recorder:
         self._write_out(lambda collector: collector.epoch_end(self._writer))
         if not self._in_pass:
             self._pending.begin_pass()
+            self._pass_due = True
         self._epoch = self._next_epoch = number
         self._epoch_told = True
 
@@ -248,6 +247,8 @@ class Recorder:
         self._start()
         if self._pending.was_thrown_away():
             self._stepped(skipped=True)
+        if self._pass_due:
+            self._begin_pass(arrival)
         self._pending.arrived(Batch(arrival.rows, arrival.labels))
         self._batches += 1
         self._unknown.update([arrival.problem] if arrival.problem else [])
@@ -266,7 +267,7 @@ class Recorder:
             self._tap = LoaderTap(loader)
         feed = Feed(dispatch_problem(loader))
         self._pending.begin_pass()
-        self._in_pass, self._epoch = True, self._next_epoch
+        self._in_pass, self._pass_due, self._epoch = True, True, self._next_epoch
         batches, steps = self._batches, self._step
         try:
             for batch in self._tap.batches(feed):
@@ -278,6 +279,12 @@ class Recorder:
             self._in_pass = False
             self._next_epoch = self._epoch + (not self._epoch_told)
             self._write_out(lambda collector: collector.epoch_end(self._writer))
+
+    @torch.no_grad()
+    def _begin_pass(self, arrival: Arrival) -> None:
+        begun = Pass(self._step, self._epoch, self._pending.begun, arrival.ahead, arrival.beginning)
+        self._pass_due = False
+        self._tell(lambda collector: collector.pass_begin(begun, self._writer))
 
     def _start(self) -> None:
         """Begin the attempt, at the last moment at which the weights are still those of the first step."""
@@ -388,13 +395,3 @@ class Recorder:
                 self._writer.close()
             else:
                 self._writer.abandon()
-
-
-def _collectors(plan: Plan) -> list[Collector]:
-    chosen: list[tuple[bool, Collector]] = [
-        (plan.updates, UpdatesCollector()),
-        (plan.features, FeaturesCollector()),
-        (plan.samples, SamplesCollector()),
-        (plan.schedule, ScheduleCollector()),
-    ]
-    return [collector for wanted, collector in chosen if wanted]

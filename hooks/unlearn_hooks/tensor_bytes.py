@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["safetensors_parts", "tensor_bytes"]
+__all__ = ["STORABLE", "safetensors_parts", "tensor_bytes"]
 
 _NAMES = {
     torch.float64: "F64", torch.int64: "I64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
     torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+STORABLE = frozenset(_NAMES)  # types of tensors that can be written
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

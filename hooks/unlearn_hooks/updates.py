@@ -15,36 +15,17 @@ from torch.optim import Adam
 from unlearn_hooks.collector import Batch, Collector, Run, Seen, Step
 from unlearn_hooks.copies import Blocks, Copies
 from unlearn_hooks.errors import UnlearnError
-from unlearn_hooks.plan import Dtype, Plan, parse_bytes
+from unlearn_hooks.plan import Dtype, Plan, parse_bytes, stride
 from unlearn_hooks.quantised import dequantise, quantise, quantised_bytes
 from unlearn_hooks.training_record import RecordWriter, Shard, TrainingRecord
 
-__all__ = ["Update", "UpdatesCollector", "recorded_updates", "stride"]
+__all__ = ["Update", "UpdatesCollector", "recorded_updates"]
 
 _DTYPES: dict[Dtype, torch.dtype | None] = {"bf16": torch.bfloat16, "fp32": torch.float32, "native": None}  # and int8
 _MOST_IN_MEMORY = 2**28  # bytes of steps that are not on disk yet
 _SECONDS = 60.0  # between two writings at epoch ends: what a crash can lose, unless a checkpoint was made
 _WEIGHT, _GRADIENT, _PRECONDITIONER = "weight/", "gradient/", "preconditioner/"
 _CODES, _SCALES = "int8/", "scale/"  # stand before the names of what is quantised
-
-
-def stride(steps: int, keep: int) -> int:
-    """Compute k: after `steps` steps, those recorded are 0, k, 2k, ….
-
-    It is 1 at first and doubles whenever 2 `keep` steps would be held, so that between `keep` and 2 `keep` - 1 steps
-    are held however long the run is; the steps of a later k are among those of an earlier one.
-
-    Args:
-        steps: Steps made so far.
-        keep: K, how many steps are held at least, once that many were made.
-
-    Returns:
-        k, a power of two.
-    """
-    k = 1
-    while -(-steps // k) >= 2 * keep:
-        k *= 2
-    return k
 
 
 def _life(step: int) -> int:

@@ -12,9 +12,9 @@ from tests.hooks.small_training import Net, Training, gradient
 from unlearn_hooks import updates as module
 from unlearn_hooks.collector import Step
 from unlearn_hooks.errors import UnlearnError
-from unlearn_hooks.plan import Plan
+from unlearn_hooks.plan import Plan, stride
 from unlearn_hooks.training_record import RecordWriter, TrainingRecord
-from unlearn_hooks.updates import Update, UpdatesCollector, recorded_updates, stride
+from unlearn_hooks.updates import Update, UpdatesCollector, recorded_updates
 
 EXACT = Plan(steps=None, weights_dtype="native", gradient_dtype="native")
 
