@@ -78,7 +78,7 @@ class LiveRun:
         self.data: ImageData = image_data(images[:ROWS], labels[:ROWS])
         if self.noisy:
             self.data = ImageData(
-                Noisy(images, labels), self.data.ids, self.data.labels, self.data.classes, deterministic=False
+                Noisy(images[:ROWS], labels[:ROWS]), self.data.ids, self.data.labels, self.data.classes, deterministic=False
             )
         self.start = fresh_net(5)
         self.model = copy.deepcopy(self.start)

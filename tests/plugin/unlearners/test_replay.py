@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.conftest import fresh_net
-from tests.plugin.unlearners.live_runs import FORGET, LiveRun, adamw, same, sgd
+from tests.plugin.unlearners.live_runs import FORGET, LiveRun, adamw, same
 from unlearn_plugin.unlearners.replay import Replay
 
 RUNS = {
