@@ -1,0 +1,108 @@
+"""What is learnt: a few thousand pictures of a public data set, drawn at random, at a size for two cores."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision.datasets import CIFAR10, FashionMNIST
+
+Drawn = dict[str, Tensor]  # images float32 (n, c, h, w), labels int64 (n,), wrong bool (n,)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set and what is trained on it.
+
+    Attributes:
+        draw: Gives images and labels from (root, seed of the draw).
+        classes: How many.
+        channels: Of an image.
+        side: Of an image, in pixels.
+        held_out: Samples set apart before training, half for tuning and half for the verdict.
+        epochs: Of every training, by the kind of network.
+    """
+
+    draw: Callable[[Path, int], Drawn]
+    classes: int
+    channels: int
+    side: int
+    held_out: int
+    epochs: dict[str, int]
+
+    def fresh(self, arch: str, seed: int) -> nn.Module:
+        """A timm model with new random weights that depend on the seed alone; transformers see patches of 4 pixels."""
+        shape = {"img_size": self.side, "patch_size": 4} if "vit" in arch else {}
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            return timm.create_model(arch, num_classes=self.classes, in_chans=self.channels, **shape)
+
+    def trained_for(self, arch: str) -> int:
+        """Epochs of a training."""
+        return self.epochs["vit" if "vit" in arch else "resnet"]
+
+
+class Rows(Dataset[tuple[Tensor, int]]):
+    """Images and labels in memory."""
+
+    def __init__(self, images: Tensor, labels: Tensor, classes: int) -> None:
+        self.images, self.labels = images, labels
+        self.targets = labels.tolist()
+        self.classes = [str(label) for label in range(classes)]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return self.images[row], self.targets[row]
+
+
+def drawn(task: Task, root: Path | None, place: Path, draw: int) -> Drawn:
+    """The samples of one draw, kept in `place` once they are drawn."""
+    if not place.exists():
+        if root is None:
+            raise FileNotFoundError(f"{place} is not there yet, and drawing it needs the data: give --root.")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_suffix(".partial")
+        save_file(task.draw(root, draw), partial)
+        partial.rename(place)
+    return load_file(place)
+
+
+def pictures(source: Callable[..., Any], count: int, side: int, wrong_labels: float) -> Callable[[Path, int], Drawn]:
+    """Draw from the official training set; each label is wrong with some chance, in training data and controls alike."""
+
+    def draw(root: Path, seed: int) -> Drawn:
+        whole, generator = source(root, train=True, download=False), torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(whole), generator=generator)[:count]
+        images = torch.as_tensor(whole.data)[chosen].float() / 255
+        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+        images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+        axes = (0, 2, 3)
+        images = (images - images.mean(axes, keepdim=True)) / images.std(axes, keepdim=True)
+        labels = torch.as_tensor(whole.targets)[chosen].long()
+        wrong = torch.rand(count, generator=generator) < wrong_labels
+        shift = torch.randint(1, 10, (count,), generator=generator)
+        return {"images": images.contiguous(), "labels": (labels + shift * wrong) % 10, "wrong": wrong}
+
+    return draw
+
+
+_TRAINED, _HELD_OUT = 1000, 2000
+_EPOCHS = {"resnet": 20, "vit": 20}
+TASKS = {
+    "fashion_mnist": Task(
+        pictures(FashionMNIST, _TRAINED + _HELD_OUT, 14, 0.1), classes=10, channels=1, side=14, held_out=_HELD_OUT,
+        epochs=_EPOCHS,
+    ),
+    "cifar10": Task(
+        pictures(CIFAR10, _TRAINED + _HELD_OUT, 16, 0.0), classes=10, channels=3, side=16, held_out=_HELD_OUT,
+        epochs=_EPOCHS,
+    ),
+}  # fmt: skip

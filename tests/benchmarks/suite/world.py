@@ -1,0 +1,362 @@
+"""Worlds: a recorded training with a sealed holdout and reference pairs, requests, and really retrained models.
+
+    from tests.benchmarks.suite.world import Suite
+
+    suite = Suite(cache, root)                         # root: data for torchvision.datasets; not needed when cached
+    world = suite.world("fashion_mnist", "test_resnet", seed=0)
+    request = world.request("random")                  # class, classes, part, second
+    model = copy.deepcopy(world.original)
+    unlearners().create("finetune", {}).unlearn(model, world.evidence(request))
+    models = [world.retrained(request, seed) for seed in world.reference_seeds]
+
+Everything that takes time is made once and kept in the cache; processes may share it. Seeds 0 to 9 share one draw of the
+data, the same requests and so the same retrained models; seeds 10 to 19 another one: settings are chosen on seeds 10
+and 11, and what is reported are seeds 0 to 2.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.utils.data import DataLoader, Subset
+
+from tests.benchmarks.suite.tasks import TASKS, Drawn, Rows, Task, drawn
+from unlearn_hooks import Plan, record
+from unlearn_hooks.controls import Half, Holdout, halves, holdout, recorded_holdout
+from unlearn_hooks.references import add_reference, without_judge
+from unlearn_hooks.training_record import SCHEMA, TrainingRecord
+from unlearn_plugin.data import ImageData, Samples
+from unlearn_plugin.progress import Progress
+from unlearn_plugin.registry import unlearners
+from unlearn_plugin.unlearners.base import Evidence
+
+BATCH = 50
+PLAN = Plan(steps=12)
+KINDS = ("random", "class", "classes", "part", "second")
+PAIRS = {0: "judge", 1: "method"}  # of half models, by number
+
+
+@dataclass(frozen=True)
+class Request:
+    """What has to go.
+
+    Attributes:
+        kind: ``random``: 10 %; ``class``: all of one class; ``classes``: of two; ``part``: 40 % of the second half of
+            the classes; ``second``: 5 %, and once they are gone another 5 %.
+        parts: Rows by order of arrival, each sorted; one part but for ``second``.
+        classes: Those requested as a whole.
+    """
+
+    kind: str
+    parts: tuple[Tensor, ...]
+    classes: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> Tensor:
+        """All requested rows, sorted."""
+        return torch.cat(self.parts).sort().values
+
+
+class Retrained(NamedTuple):
+    """A model trained on the rest alone, the processor seconds it took, and its peak memory in bytes."""
+
+    model: nn.Module
+    seconds: float
+    steps: float  # the same in training steps of the network, timed beside it: comparable on a busy machine
+    peak: int | None
+
+
+class Suite:
+    """All worlds of one cache.
+
+    Args:
+        cache: Where models and records are kept.
+        root: A folder that torchvision.datasets reads without downloading.
+    """
+
+    def __init__(self, cache: Path, root: Path | None = None) -> None:
+        self.cache, self.root = Path(cache), root
+
+    def world(self, dataset: str, arch: str, seed: int) -> "World":
+        """A world, trained now if it is not there yet."""
+        return World.open(TASKS[dataset], f"{dataset}-{arch}", arch, seed, self.cache, self.root)
+
+
+@dataclass(frozen=True)
+class World:
+    """What one training leaves behind.
+
+    Attributes:
+        name: Data set and architecture.
+        data: Training samples and controls, as one data set; the record says which are which.
+        trained: Rows the original was trained on.
+        original: The network trained on all of `trained`, in evaluation mode.
+        record: What its training left behind, references included.
+        folder: Of this draw of the data.
+    """
+
+    task: Task
+    name: str
+    arch: str
+    seed: int
+    data: ImageData
+    trained: Tensor
+    original: nn.Module
+    record: TrainingRecord
+    folder: Path
+
+    @classmethod
+    def open(cls, task: Task, name: str, arch: str, seed: int, cache: Path, root: Path | None) -> "World":
+        draw = seed // 10
+        folder = cache / name / f"draw-{draw}"
+        with only_one(folder):
+            found = drawn(task, root, folder / "data.safetensors", draw)
+        rows = Rows(found["images"], found["labels"], task.classes)
+        held = holdout(rows, task.held_out, seed=draw)
+        sealed = held.sealed()
+        trained = torch.arange(len(rows))
+        trained = trained[~sealed.contains(trained)]
+        maker = _Maker(task, arch, rows, trained, held, folder)
+        original, place = maker.original(seed)
+        ids = tuple(str(row) for row in range(len(rows)))
+        data = ImageData(rows, ids, rows.labels, tuple(rows.classes), deterministic=True)
+        return cls(task, name, arch, seed, data, trained, original, TrainingRecord.open(place), folder)
+
+    @property
+    def draw(self) -> int:
+        return self.seed // 10
+
+    @property
+    def reference_seeds(self) -> tuple[int, ...]:
+        """Seeds of the retrained models: three where results are reported, two where settings are chosen."""
+        return (500, 501, 502) if self.draw == 0 else (510, 511)
+
+    def fresh(self, seed: int) -> nn.Module:
+        return self.task.fresh(self.arch, seed)
+
+    def request(self, kind: str) -> Request:
+        """A request; the same for all seeds of a draw."""
+        labels, half = self.data.labels[self.trained], self.task.classes // 2
+        generator = torch.Generator().manual_seed(7000 + self.draw)
+        order, first = torch.randperm(len(labels), generator=generator), self.draw % half
+        whole = {"class": (first,), "classes": (first + 1, first + 1 + half - 1)}.get(kind, ())
+        if whole:
+            return Request(kind, (self.trained[torch.isin(labels, torch.tensor(whole))],), whole)
+        tenth = len(labels) // 10
+        if kind == "random":
+            chosen: tuple[Tensor, ...] = (order[:tenth],)
+        elif kind == "second":
+            chosen = (order[-tenth // 2 :], order[-tenth : -tenth // 2])
+        elif kind == "part":
+            pools = [order[labels[order] == label] for label in range(half, self.task.classes)]
+            chosen = (torch.cat([pool[: round(0.4 * len(pool))] for pool in pools]),)
+        else:
+            raise ValueError(f"There is no request {kind!r}; there are: {', '.join(KINDS)}.")
+        return Request(kind, tuple(self.trained[part.sort().values] for part in chosen))
+
+    def retained(self, request: Request, part: int = -1) -> Tensor:
+        """Rows that stay once a request is answered up to some part; by default all of it."""
+        gone = torch.cat(request.parts[: part % len(request.parts) + 1])
+        return self.trained[~torch.isin(self.trained, gone)]
+
+    def evidence(self, request: Request, seed: int | None = None, part: int = -1) -> Evidence:
+        """What a method sees when one part of a request arrives; by default the last."""
+        held = recorded_holdout(self.record)
+        return Evidence(
+            forget=Samples(self.data, request.parts[part]),
+            retain=Samples(self.data, self.retained(request, part)),
+            tuning=Samples(self.data, held.tuning),
+            record=without_judge(self.record),
+            classes=self.task.classes,
+            forgotten_classes=request.classes,
+            fresh=self.fresh,
+            accelerator=Accelerator(cpu=True),
+            seed=self.seed + 100 if seed is None else seed,
+            progress=Progress(enabled=False),
+        )
+
+    def retrained(self, request: Request, seed: int) -> Retrained:
+        """A model trained on the rest alone by the method `retrain`, which follows the record."""
+        place, model = self.folder / request.kind / f"retrained-{seed}.safetensors", self.fresh(seed)
+        with only_one(place.parent):
+            if not place.exists():
+                measured = self._retrain(model, request, seed)
+                place.with_suffix(".json").write_text(json.dumps(measured))
+                _save(model, place)
+        model.load_state_dict(load_file(place))
+        return Retrained(model.eval(), **json.loads(place.with_suffix(".json").read_text()))
+
+    def _retrain(self, model: nn.Module, request: Request, seed: int) -> dict[str, float | int | None]:
+        method = unlearners().create("retrain", {"epochs": str(self.task.trained_for(self.arch))})
+        with Meter(self) as meter:
+            method.unlearn(model, self.evidence(request, seed))
+        return {"seconds": meter.seconds, "steps": meter.steps, "peak": meter.peak}
+
+    @cached_property
+    def _probe(self) -> tuple[nn.Module, Tensor, Tensor]:
+        return self.fresh(0), self.data.images(self.trained[:BATCH]), self.data.labels[self.trained[:BATCH]]
+
+    def time_of_a_step(self) -> float:
+        """Processor seconds of one plain training step now, the median of seven."""
+        model, images, labels = self._probe
+        optimizer, times = _optimizer(self.arch, model), []
+        for _ in range(7):
+            started = time.process_time()
+            _step(model, optimizer, images, labels)
+            times.append(time.process_time() - started)
+        return sorted(times)[3]
+
+
+class Meter:
+    """Processor time and peak memory of what runs inside.
+
+    Attributes:
+        seconds: Of the processor.
+        steps: The same as a number of training steps, which are timed before and after: on a busy machine all becomes
+            slower together.
+        peak: Bytes of memory held at most above what was held before; ``None`` where the system does not tell.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __enter__(self) -> "Meter":
+        self._step = self._world.time_of_a_step()
+        _forget_peak()
+        self._held = _memory("VmRSS")
+        self._started = time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.process_time() - self._started
+        peak = _memory("VmHWM")
+        self.peak = None if peak is None or self._held is None else peak - self._held
+        self.steps = self.seconds / ((self._step + self._world.time_of_a_step()) / 2)
+
+
+class _Maker:
+    """Trains what a world needs, and keeps it."""
+
+    def __init__(self, task: Task, arch: str, rows: Rows, trained: Tensor, held: Holdout, folder: Path) -> None:
+        self.task, self.arch, self.rows, self.trained, self.held = task, arch, rows, trained, held
+        self.folder, self.draw = folder, held.seed
+
+    def original(self, seed: int) -> tuple[nn.Module, Path]:
+        """The model and its record; recorded anew when what is recorded by default has changed."""
+        model, place = self.task.fresh(self.arch, seed), self.folder / f"seed-{seed}"
+        weights, recorded = place / "model.safetensors", place / f"record-{_recorder_version()}"
+        with only_one(place):
+            if not recorded.exists():
+                partial = recorded.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                self._record(model, seed, partial)
+                if weights.exists() and not _same(model, load_file(weights)):
+                    raise RuntimeError(f"{weights} was not trained again bit by bit; was the recipe changed?")
+                _save(model, weights)
+                for pair, purpose in PAIRS.items():
+                    for half in halves(self._part(), pair, self.draw):
+                        add_reference(partial, self._half(half), self.rows, half, purpose=purpose)
+                partial.rename(recorded)
+        model.load_state_dict(load_file(weights))
+        return model.eval(), recorded
+
+    def _part(self) -> "Subset[tuple[Tensor, int]]":
+        return Subset(self.rows, self.trained.tolist())
+
+    def _half(self, half: Half) -> nn.Module:
+        """A half model; it never sees the original, so all originals of a draw share it."""
+        model = self.task.fresh(self.arch, 900 + 2 * half.pair + half.side)
+        place = self.folder / "halves" / f"{half.pair}-{half.side}.safetensors"
+        with only_one(place.parent):
+            if not place.exists():
+                torch.manual_seed(900 + 2 * half.pair + half.side)
+                self._train(model, DataLoader(half, batch_size=BATCH, shuffle=True))
+                _save(model, place)
+        model.load_state_dict(load_file(place))
+        return model.eval()
+
+    def _record(self, model: nn.Module, seed: int, folder: Path) -> None:
+        torch.manual_seed(seed)
+        loader, optimizer = DataLoader(self._part(), batch_size=BATCH, shuffle=True), _optimizer(self.arch, model)
+        with record(folder, model, optimizer, plan=PLAN, holdout=self.held) as recorder:
+            self._train(model, loader, optimizer, recorder.batches)
+
+    def _train(self, model: nn.Module, loader: DataLoader, optimizer: Optimizer | None = None, around=iter) -> None:  # noqa: ANN001
+        optimizer = optimizer or _optimizer(self.arch, model)
+        epochs = self.task.trained_for(self.arch)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
+        model.train()
+        for _ in range(epochs):
+            for images, labels in around(loader):
+                _step(model, optimizer, images, labels)
+                schedule.step()
+
+
+def _optimizer(arch: str, model: nn.Module) -> Optimizer:
+    if "vit" in arch:
+        return AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    return SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+
+def _step(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> None:
+    optimizer.zero_grad()
+    F.cross_entropy(model(images), labels).backward()
+    optimizer.step()
+
+
+def _recorder_version() -> str:
+    """Changes with what a record holds by default."""
+    return hashlib.sha256(json.dumps([SCHEMA, PLAN.as_dict()]).encode()).hexdigest()[:8]
+
+
+def _save(model: nn.Module, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(".partial")
+    save_file(model.state_dict(), partial)
+    partial.rename(place)
+
+
+def _same(model: nn.Module, weights: Drawn) -> bool:
+    return all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Let one process at a time make what belongs into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _memory(name: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), None)
+
+
+def _forget_peak() -> None:
+    """Give freed memory back and let the system measure the peak anew."""
+    import ctypes
+
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
