@@ -115,11 +115,10 @@ def test_the_settings_of_sgd_are_read_back(tmp_path: Path) -> None:
 def test_the_settings_of_adam_say_whether_weight_decay_is_decoupled(
     tmp_path: Path, optimizer: type[torch.optim.Adam], decoupled: bool
 ) -> None:
-    _, schedule = train(
-        tmp_path, optimize=lambda model: optimizer(model.parameters(), lr=torch.tensor(0.1), betas=(0.8, 0.9), eps=1e-6)
-    )
+    settings = {"lr": torch.tensor(0.1), "betas": (0.8, 0.9), "eps": 1e-6, "amsgrad": decoupled}
+    _, schedule = train(tmp_path, optimize=lambda model: optimizer(model.parameters(), **settings))
     (group,) = schedule.groups
-    assert (group.betas, group.eps, group.decoupled) == ((0.8, 0.9), 1e-6, decoupled)
+    assert (group.betas, group.eps, group.decoupled, group.amsgrad) == ((0.8, 0.9), 1e-6, decoupled, decoupled)
     assert schedule.optimizer == optimizer.__name__
 
 

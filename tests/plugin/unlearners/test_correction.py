@@ -7,9 +7,9 @@ import torch
 from tests.conftest import World
 from tests.plugin.unlearners.trained_runs import FORGET, ROWS, RecordedRun, others
 from unlearn_plugin.data import Samples
-from unlearn_plugin.unlearners._correction import Settings, _Walk, correct
+from unlearn_plugin.unlearners._correction import Settings, _Fading, _Remembered, _Walk, correct
 from unlearn_plugin.unlearners._history import History
-from unlearn_plugin.unlearners._recursion import norm
+from unlearn_plugin.unlearners._recursion import Rule, norm
 
 PLAIN = Settings(
     curvature="none", contraction=None, steps=24, iterations=5, curvature_samples=32, batch_size=64, batches=1
@@ -57,7 +57,7 @@ def test_with_and_without_retained_data_the_expected_impulse_is_the_same_on_aver
 def test_a_step_whose_batch_held_nothing_of_f_has_no_impulse(run: RecordedRun) -> None:
     inside = walk(run, window=1)
     everything = Samples(run.data, others(torch.tensor([], dtype=torch.int64)))
-    inside._step(inside.history.updates[0], everything.select([]), everything, None)
+    inside._step(inside.history.updates[0], everything.select([]), everything)
     assert norm(inside.delta) == 0
 
 
@@ -65,7 +65,7 @@ def test_a_step_whose_batch_was_all_of_f_loses_its_gradient(run: RecordedRun) ->
     inside = walk(run, window=1)
     update = inside.history.updates[0]
     inside.derivatives.place(update.weights())
-    inside._step(update, Samples(run.data, update.rows), Samples(run.data, update.rows).select([]), None)
+    inside._step(update, Samples(run.data, update.rows), Samples(run.data, update.rows).select([]))
     for name, gradient in update.gradient().items():
         torch.testing.assert_close(inside.delta[name], 0.01 * gradient)
 
@@ -78,7 +78,7 @@ def test_the_tail_bound_is_that_of_the_formula_and_absent_where_nothing_contract
     assert facts["contracts"]
     inside = walk(run, window=5)
     inside.run()
-    assert facts["tail_bound"] == pytest.approx(rho**5 * inside.largest / (1 - rho))
+    assert facts["tail_bound"] == pytest.approx(rho**5 * inside.fading.largest / (1 - rho))
     whole = correct(run.model, run.evidence(), History.read(run.record, window=None, parameters="*"), PLAIN).facts
     assert whole["tail_bound"] == 0.0
 
@@ -89,14 +89,61 @@ def test_without_contraction_there_is_no_bound_and_that_is_said(tmp_path: object
     facts = correct(run.model, run.evidence(), history, PLAIN).facts
     assert facts["contraction"] == pytest.approx(1.0)
     assert facts["tail_bound"] is None or facts["tail_bound"] > 1e6
+    assert (facts["tail_bound"] is None) == (facts["tail_bound_missing"] is not None)
     assert facts["contracts"] == (facts["contraction"] < 1)
+
+
+@pytest.mark.parametrize("form", ["exact", "strided"])
+@pytest.mark.parametrize("curvature", ["hvp", "lbfgs", "diagonal", "scalar", "none"])
+def test_every_form_and_curvature_says_how_it_contracts_and_what_may_be_missing(
+    run: RecordedRun, form: str, curvature: str
+) -> None:
+    settings = Settings(**{**PLAIN.__dict__, "curvature": curvature, "steps": 5})
+    part = {} if form == "exact" else {"retain": Samples(run.data, others(FORGET)[:30])}
+    history = History.read(run.record, window=12, parameters="*")
+    facts = correct(run.model, run.evidence(**part), history, settings).facts
+    assert facts["form"] == form
+    assert 0.5 < facts["contraction"] < 1
+    assert facts["tail_bound"] > 0
+    assert facts["tail_bound_missing"] is None
+    assert (facts["curvature"] > 0) == (curvature != "none")
+    assert facts["contraction"] < 0.983 or curvature == "none"  # 0.1 x 0.2, by weight decay alone
+
+
+def test_where_the_deviation_grows_there_is_no_bound_and_the_reason_is_given(run: RecordedRun) -> None:
+    fading = _Fading({"w": Rule()})
+    fading.push({"w": 0.1}, {"w": torch.tensor([3.0, 4.0])}, None)
+    fading.meet(-0.5, {"w": 0.1}, 10)
+    assert fading.facts(0, 10)["tail_bound"] == 0.0  # nothing was cut off
+    facts = fading.facts(7, 10)
+    assert (facts["contraction"], facts["tail_bound"]) == (pytest.approx(1.05), None)
+    assert "does not contract" in facts["tail_bound_missing"]
+    fading.meet(2.0, {"w": 0.1}, 10)  # the mean of 1.05 and 0.8 contracts
+    mean = (1.05 * 0.8) ** 0.5
+    assert fading.facts(7, 20)["tail_bound"] == pytest.approx(mean**20 * 0.5 / (1 - mean))
+
+
+def test_the_worst_parameter_group_decides_how_a_deviation_fades() -> None:
+    fading = _Fading({"a": Rule(weight_decay=0.1), "b": Rule()})
+    fading.meet(1.0, {"a": 0.1, "b": 0.1}, 1)
+    assert fading.facts(1, 1)["contraction"] == pytest.approx(0.9)
+
+
+def test_a_product_is_computed_once_for_the_same_vector() -> None:
+    asked = []
+    product = _Remembered(lambda vector: asked.append(vector) or vector)
+    one, two = {"w": torch.ones(1)}, {"w": torch.ones(1)}
+    assert product(one) is product(one) is one
+    assert product(two) is two
+    assert len(asked) == 2
 
 
 def test_a_contraction_that_is_asked_for_is_met_per_step(run: RecordedRun) -> None:
     asked = Settings(**{**PLAIN.__dict__, "curvature": "scalar", "contraction": 0.9})
     inside = walk(run, asked, retain=None)
     rate, gain, decay = 0.01, 10.0, 0.2
-    assert math.exp(-(inside.scalar + decay) * rate * gain) == pytest.approx(0.9)
+    inside._curvature_of_the_way()
+    assert math.exp(-(inside.bend + decay) * rate * gain) == pytest.approx(0.9)
 
 
 def test_a_class_without_company_is_normalised_by_running_statistics(world: World) -> None:

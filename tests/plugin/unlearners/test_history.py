@@ -28,6 +28,9 @@ def test_sgd_and_adam_have_one_form() -> None:
     assert sgd.gain == pytest.approx(5.0)
     adam = rule_of(Group(names=(), betas=(0.8, 0.99), weight_decay=0.1, decoupled=True), "AdamW")
     assert (adam.momentum, adam.dampening, adam.decoupled, adam.bias_corrected) == (0.8, 0.8, True, True)
+    assert adam.second == 0.99
+    held = rule_of(Group(names=(), betas=(0.8, 0.99), amsgrad=True), "Adam")
+    assert held.second is None
     assert adam.gain == pytest.approx(1.0)
 
 
@@ -86,11 +89,11 @@ def test_parameters_are_chosen_by_pattern(run: RecordedRun) -> None:
         read(run, parameters="nothing")
 
 
-def test_adams_first_steps_are_left_out(tmp_path: Path) -> None:
+def test_adams_first_steps_can_be_left_out(tmp_path: Path) -> None:
     run = RecordedRun(tmp_path / "record", kind=torch.optim.Adam, settings={"lr": 0.01, "betas": (0.8, 0.99)}, epochs=4)
-    assert read(run).updates[0].step == 5
+    assert [history.updates[0].step for history in (read(run), read(run).settled())] == [0, 5]
     short = RecordedRun(tmp_path / "short", kind=torch.optim.Adam, settings={"lr": 0.01}, epochs=1)
-    assert read(short).updates[0].step == 0  # nothing would be left
+    assert read(short).settled().updates[0].step == 0  # nothing would be left
 
 
 def test_a_record_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from unlearn_plugin.unlearners._recursion import (
     Rule,
     Tensors,
     along,
-    curvature_along,
     exact_step,
     implicit_stride,
     norm,
@@ -264,25 +263,18 @@ def test_a_stretch_without_any_rate_leaves_the_deviation_as_it_is() -> None:
     torch.testing.assert_close(stride(delta, impulse, times={"w": 0.0}, rules={"w": Rule()})["w"], delta["w"])
 
 
-def test_the_curvature_along_the_way_is_found_in_spite_of_noisy_gradients() -> None:
-    """SGD with momentum on a noisy bowl of curvature 2: plain least squares would be biased by the noise."""
-    generator = torch.Generator().manual_seed(5)
-    rule, theta, velocity = Rule(momentum=0.9), torch.full((2000,), 3.0).double(), torch.zeros(2000).double()
-    steps, weights, gradients = [], [], []
-    for t in range(40):
-        noisy = 2.0 * theta + 0.3 * torch.randn(2000, generator=generator).double()
-        if t % 4 == 0:
-            steps.append(t)
-            weights.append({"w": theta})
-            gradients.append({"w": noisy})
-        velocity = 0.9 * velocity + noisy
-        theta = theta - 0.01 * velocity
-    found = curvature_along(steps, [0.01] * len(steps), weights, gradients, rule)
-    assert found == pytest.approx(2.0, rel=0.02)
-
-
-def test_the_curvature_of_one_step_alone_is_not_known() -> None:
-    assert curvature_along([3], [0.1], [{"w": torch.ones(2)}], [{"w": torch.ones(2)}], Rule()) is None
+def test_a_stride_takes_a_curvature_of_each_weight_and_adams_metric_with_coupled_and_decoupled_decay() -> None:
+    """d delta / d tau = -k delta - c / P with k = (h + lambda) / P, or h / P + lambda for AdamW; solved by hand."""
+    root, bend = torch.tensor([0.5, 2.0]).double(), torch.tensor([3.0, 0.0]).double()
+    delta, impulse = torch.tensor([1.0, -1.0]).double(), torch.tensor([0.4, 0.8]).double()
+    for decoupled in (False, True):
+        k = bend / root + (0.3 if decoupled else 0.3 / root)
+        wanted = (-2.0 * k).exp() * delta - (1 - (-2.0 * k).exp()) / k * impulse / root
+        moved = stride(
+            {"w": delta}, {"w": impulse}, times={"w": 2.0}, rules={"w": Rule(weight_decay=0.3, decoupled=decoupled)},
+            curvature={"w": bend}, preconditioner={"w": root},
+        )  # fmt: skip
+        torch.testing.assert_close(moved["w"], wanted)
 
 
 @pytest.mark.parametrize(
