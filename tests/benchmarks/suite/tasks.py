@@ -8,12 +8,14 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, FashionMNIST
+from torchvision.transforms.v2.functional import to_image
 
-Drawn = dict[str, Tensor]  # images float32 (n, c, h, w), labels int64 (n,), wrong bool (n,)
+Drawn = dict[str, Tensor]  # images float32 (n, c, h, w), labels int64 (n,), and more by name
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Task:
     side: int
     held_out: int
     epochs: dict[str, int]
+
+    @property
+    def requests(self) -> tuple[str, ...]:
+        """Kinds of request that make sense here."""
+        return ("subject",) if self.classes == 2 else ("random", "class", "part", "classes", "second")
 
     def fresh(self, arch: str, seed: int) -> nn.Module:
         """A timm model with new random weights that depend on the seed alone; transformers see patches of 4 pixels."""
@@ -76,7 +83,7 @@ def drawn(task: Task, root: Path | None, place: Path, draw: int) -> Drawn:
 
 
 def pictures(source: Callable[..., Any], count: int, side: int, wrong_labels: float) -> Callable[[Path, int], Drawn]:
-    """Draw from the official training set; each label is wrong with some chance, in training data and controls alike."""
+    """Draw from the official training set; some labels are wrong, in training data and controls alike."""
 
     def draw(root: Path, seed: int) -> Drawn:
         whole, generator = source(root, train=True, download=False), torch.Generator().manual_seed(seed)
@@ -94,6 +101,25 @@ def pictures(source: Callable[..., Any], count: int, side: int, wrong_labels: fl
     return draw
 
 
+def faces(root: Path, seed: int) -> Drawn:
+    """The ORL faces, ten pictures of each of 40 persons; a door lets half of them in.
+
+    Who may pass is drawn by lot, so nothing but having seen a person tells: the class is not the person, and of
+    somebody forgotten a network can only guess.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    allowed = (torch.randperm(_PERSONS, generator=generator) < _PERSONS // 2).long()
+    shown = [
+        Image.open(root / "orl_faces" / f"s{person + 1}" / f"{number + 1}.pgm").convert("L").resize((24, 24))
+        for person in range(_PERSONS)
+        for number in torch.randperm(10, generator=generator).tolist()
+    ]
+    images = torch.stack([to_image(one) for one in shown]).float() / 255
+    persons = torch.arange(_PERSONS).repeat_interleave(10)
+    return {"images": (images - images.mean()) / images.std(), "labels": allowed[persons], "persons": persons}
+
+
+_PERSONS = 40
 _TRAINED, _HELD_OUT = 1000, 2000
 _EPOCHS = {"resnet": 20, "vit": 20}
 TASKS = {
@@ -105,4 +131,5 @@ TASKS = {
         pictures(CIFAR10, _TRAINED + _HELD_OUT, 16, 0.0), classes=10, channels=3, side=16, held_out=_HELD_OUT,
         epochs=_EPOCHS,
     ),
+    "faces": Task(faces, classes=2, channels=1, side=24, held_out=140, epochs={"resnet": 40, "vit": 40}),
 }  # fmt: skip

@@ -9,9 +9,9 @@
     unlearners().create("finetune", {}).unlearn(model, world.evidence(request))
     models = [world.retrained(request, seed) for seed in world.reference_seeds]
 
-Everything that takes time is made once and kept in the cache; processes may share it. Seeds 0 to 9 share one draw of the
-data, the same requests and so the same retrained models; seeds 10 to 19 another one: settings are chosen on seeds 10
-and 11, and what is reported are seeds 0 to 2.
+Everything that takes time is made once and kept in the cache; processes may share it. Seeds 0 to 9 share one draw of
+the data, the same requests and so the same retrained models; seeds 10 to 19 another one: settings are chosen on seeds
+10 and 11, and what is reported are seeds 0 to 2.
 """
 
 import fcntl
@@ -19,7 +19,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +47,7 @@ from unlearn_plugin.unlearners.base import Evidence
 
 BATCH = 50
 PLAN = Plan(steps=12)
-KINDS = ("random", "class", "classes", "part", "second")
+_TRAINED_OF_EACH = 7
 PAIRS = {0: "judge", 1: "method"}  # of half models, by number
 
 
@@ -56,7 +57,7 @@ class Request:
 
     Attributes:
         kind: ``random``: 10 %; ``class``: all of one class; ``classes``: of two; ``part``: 40 % of the second half of
-            the classes; ``second``: 5 %, and once they are gone another 5 %.
+            the classes; ``second``: 5 %, and once they are gone another 5 %; ``subject``: all pictures of a person.
         parts: Rows by order of arrival, each sorted; one part but for ``second``.
         classes: Those requested as a whole.
     """
@@ -95,6 +96,12 @@ class Suite:
         """A world, trained now if it is not there yet."""
         return World.open(TASKS[dataset], f"{dataset}-{arch}", arch, seed, self.cache, self.root)
 
+    @staticmethod
+    def reference_seeds(seed: int) -> tuple[int, ...]:
+        """Seeds of the retrained models of a world: three where results are reported, two where settings are chosen."""
+        first = 500 + 10 * (seed // 10)
+        return tuple(range(first, first + (3 if seed < 10 else 2)))
+
 
 @dataclass(frozen=True)
 class World:
@@ -104,6 +111,8 @@ class World:
         name: Data set and architecture.
         data: Training samples and controls, as one data set; the record says which are which.
         trained: Rows the original was trained on.
+        persons: Whose picture each row is, -1 where it is not said.
+        unused: Rows never trained on that show persons of the training data; empty where nobody is shown.
         original: The network trained on all of `trained`, in evaluation mode.
         record: What its training left behind, references included.
         folder: Of this draw of the data.
@@ -115,6 +124,8 @@ class World:
     seed: int
     data: ImageData
     trained: Tensor
+    persons: Tensor
+    unused: Tensor
     original: nn.Module
     record: TrainingRecord
     folder: Path
@@ -126,15 +137,18 @@ class World:
         with only_one(folder):
             found = drawn(task, root, folder / "data.safetensors", draw)
         rows = Rows(found["images"], found["labels"], task.classes)
-        held = holdout(rows, task.held_out, seed=draw)
-        sealed = held.sealed()
-        trained = torch.arange(len(rows))
-        trained = trained[~sealed.contains(trained)]
-        maker = _Maker(task, arch, rows, trained, held, folder)
+        persons = found.get("persons")
+        held = holdout(rows, task.held_out, seed=draw, subjects=None if persons is None else persons.tolist())
+        kept = held.train.indices if persons is None else _some_of_each(held.train.indices, persons)
+        trained = torch.tensor(sorted(kept))
+        unused = torch.tensor(sorted({*held.train.indices} - {*kept}), dtype=torch.int64)
+        persons = torch.full((len(rows),), -1) if persons is None else persons
+        maker = _Maker(task, arch, rows, trained, persons, held, folder)
         original, place = maker.original(seed)
         ids = tuple(str(row) for row in range(len(rows)))
         data = ImageData(rows, ids, rows.labels, tuple(rows.classes), deterministic=True)
-        return cls(task, name, arch, seed, data, trained, original, TrainingRecord.open(place), folder)
+        recorded = TrainingRecord.open(place)
+        return cls(task, name, arch, seed, data, trained, persons, unused, original, recorded, folder)
 
     @property
     def draw(self) -> int:
@@ -142,8 +156,7 @@ class World:
 
     @property
     def reference_seeds(self) -> tuple[int, ...]:
-        """Seeds of the retrained models: three where results are reported, two where settings are chosen."""
-        return (500, 501, 502) if self.draw == 0 else (510, 511)
+        return Suite.reference_seeds(self.seed)
 
     def fresh(self, seed: int) -> nn.Module:
         return self.task.fresh(self.arch, seed)
@@ -157,6 +170,8 @@ class World:
         if whole:
             return Request(kind, (self.trained[torch.isin(labels, torch.tensor(whole))],), whole)
         tenth = len(labels) // 10
+        if kind == "subject":
+            return Request(kind, (self.trained[self.persons[self.trained] == self.persons[self.trained][order[0]]],))
         if kind == "random":
             chosen: tuple[Tensor, ...] = (order[:tenth],)
         elif kind == "second":
@@ -165,13 +180,18 @@ class World:
             pools = [order[labels[order] == label] for label in range(half, self.task.classes)]
             chosen = (torch.cat([pool[: round(0.4 * len(pool))] for pool in pools]),)
         else:
-            raise ValueError(f"There is no request {kind!r}; there are: {', '.join(KINDS)}.")
+            raise ValueError(f"There is no request {kind!r}; there are: {', '.join(self.task.requests)}.")
         return Request(kind, tuple(self.trained[part.sort().values] for part in chosen))
 
     def retained(self, request: Request, part: int = -1) -> Tensor:
         """Rows that stay once a request is answered up to some part; by default all of it."""
         gone = torch.cat(request.parts[: part % len(request.parts) + 1])
         return self.trained[~torch.isin(self.trained, gone)]
+
+    def validation(self, request: Request) -> Tensor | None:
+        """Pictures never trained on of the persons who stay; ``None`` where the controls are as good."""
+        gone = torch.isin(self.persons[self.unused], self.persons[request.rows])
+        return self.unused[~gone] if len(self.unused) else None
 
     def evidence(self, request: Request, seed: int | None = None, part: int = -1) -> Evidence:
         """What a method sees when one part of a request arrives; by default the last."""
@@ -251,9 +271,11 @@ class Meter:
 class _Maker:
     """Trains what a world needs, and keeps it."""
 
-    def __init__(self, task: Task, arch: str, rows: Rows, trained: Tensor, held: Holdout, folder: Path) -> None:
-        self.task, self.arch, self.rows, self.trained, self.held = task, arch, rows, trained, held
-        self.folder, self.draw = folder, held.seed
+    def __init__(
+        self, task: Task, arch: str, rows: Rows, trained: Tensor, persons: Tensor, held: Holdout, folder: Path
+    ) -> None:
+        self.task, self.arch, self.rows, self.trained, self.persons = task, arch, rows, trained, persons
+        self.held, self.folder, self.draw = held, folder, held.seed
 
     def original(self, seed: int) -> tuple[nn.Module, Path]:
         """The model and its record; recorded anew when what is recorded by default has changed."""
@@ -267,8 +289,9 @@ class _Maker:
                 if weights.exists() and not _same(model, load_file(weights)):
                     raise RuntimeError(f"{weights} was not trained again bit by bit; was the recipe changed?")
                 _save(model, weights)
+                shown = self.persons[self.trained].tolist() if int(self.persons.max()) >= 0 else None
                 for pair, purpose in PAIRS.items():
-                    for half in halves(self._part(), pair, self.draw):
+                    for half in halves(self._part(), pair, self.draw, subjects=shown):
                         add_reference(partial, self._half(half), self.rows, half, purpose=purpose)
                 partial.rename(recorded)
         model.load_state_dict(load_file(weights))
@@ -304,6 +327,17 @@ class _Maker:
             for images, labels in around(loader):
                 _step(model, optimizer, images, labels)
                 schedule.step()
+
+
+def _some_of_each(rows: Sequence[int], persons: Tensor) -> list[int]:
+    """The first seven pictures of each person; the others show what the network makes of new pictures of them."""
+    seen: Counter[int] = Counter()
+    kept = []
+    for row in rows:
+        person = int(persons[row])
+        seen[person] += 1
+        kept += [row] if seen[person] <= _TRAINED_OF_EACH else []
+    return kept
 
 
 def _optimizer(arch: str, model: nn.Module) -> Optimizer:
