@@ -23,6 +23,8 @@ from unlearn_plugin.evidence import check_digests, check_statement, read_commitm
 from unlearn_plugin.hub import Pushed, note
 from unlearn_plugin.inspection import describe
 from unlearn_plugin.job_file import check_published_job, read_job
+from unlearn_plugin.report.compared import compare_schema, read_compared
+from unlearn_plugin.report.compared_html import render_compared
 from unlearn_plugin.report.report import read_report
 from unlearn_plugin.report.schema import misfits, report_schema
 from unlearn_plugin.signing import PublicKey, check_signature
@@ -104,6 +106,15 @@ def test_the_account_of_pushes_goes_on_where_it_was(tmp_path: Path) -> None:
     later = json.loads((tmp_path / "hub.json").read_text())["events"]
     assert later[:-1] == earlier
     assert [event["event"] for event in later] == ["pushed", "purged", "pushed"]
+
+
+def test_the_comparison_is_read_and_makes_a_page() -> None:
+    content = read_compared(GOLDEN / "comparison-1")
+    assert misfits(content, compare_schema()) == []
+    assert [row["label"] for row in content["rows"]] == [
+        "retrain", "retrain:seed=1", "mini", "finetune", "scrub", "muda",
+    ]  # fmt: skip
+    assert "Nearest to a retrained model: mini" in render_compared(content)
 
 
 WRITTEN_ONLY = {"urn:unlearn-plugin:annex:1", "urn:unlearn-plugin:audit:1"}  # for people; no code of ours reads them

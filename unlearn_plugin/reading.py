@@ -86,7 +86,8 @@ def call_function(function: str | tuple[MapDataset, MapDataset]) -> tuple[Listed
 
     Args:
         function: ``package.module:function``, called without arguments; or what it returns: (train, held-out), two
-            map-style data sets of (image tensor, label), with ``ids`` and ``classes`` if they have them.
+            map-style data sets of (image tensor, label), with ``ids``, ``classes`` and ``subjects`` (one for each
+            sample, ``None`` where it is not known) if they have them.
 
     Returns:
         Training data, held-out data, and whether a row gives the same image every time.
@@ -156,7 +157,12 @@ def _read(dataset: Any, row: int) -> tuple[Any, Any]:
 
 def _list(dataset: Any) -> Listed:
     ids = sample_keys(dataset)
-    return Listed(lambda row: _read(dataset, row), ids, _labels(dataset, ids), _classes(dataset))
+    subjects = tuple("" if one is None else str(one) for one in getattr(dataset, "subjects", ()))
+    if subjects and len(subjects) != len(ids):
+        raise UnlearnError(
+            f"The data set has {len(ids)} samples and names {len(subjects)} subjects; name one for each."
+        )
+    return Listed(lambda row: _read(dataset, row), ids, _labels(dataset, ids), _classes(dataset), subjects)
 
 
 def _labels(dataset: Any, ids: Sequence[str]) -> Int64[Tensor, " n"]:

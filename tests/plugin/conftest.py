@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import World
 from tests.plugin.reference_world import ReferenceWorld, make_reference_world
+from tests.plugin.small_job import small_job
+from unlearn_plugin.comparison import Comparison, compare
 from unlearn_plugin.demo import Scene, make_scene
 from unlearn_plugin.job import Job
 from unlearn_plugin.pipeline import Outcome, run
+from unlearn_plugin.progress import Progress
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +44,12 @@ def finetuned(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Outcome
 def references(tmp_path_factory: pytest.TempPathFactory) -> ReferenceWorld:
     """Real trainings with a sealed holdout and a pair of reference models."""
     return make_reference_world(tmp_path_factory.mktemp("references") / "record")
+
+
+@pytest.fixture(scope="session")
+def compared(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Comparison]:
+    """Two retrained models and a short finetune side by side on the tiny world, and a method that fails."""
+    methods = "finetune:epochs=1,mini:parameters=none*,retrain,retrain:seed=1"
+    folder = tmp_path_factory.mktemp("compared")
+    job = small_job(world, folder, [str(row) for row in range(24)], method=methods, options={"retrain.epochs": "3"})
+    return job, compare(job, progress=Progress(enabled=False))

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.plugin.cli.invoke import invoke
+from unlearn_plugin.cli.compare import compare
 
 ROOT = Path(__file__).parents[3]
 
@@ -61,6 +63,17 @@ def test_bash_completes_the_options_of_the_chosen_method_with_their_defaults(
 ) -> None:
     assert bash("unlearn apply --method finetune -o e", shell_environment) == ["epochs=5"]
     assert bash("unlearn apply -o e", shell_environment) == []
+
+
+def test_methods_of_a_comparison_are_completed_one_after_the_other() -> None:
+    ctx = click.Context(compare)
+    method, option = (next(one for one in compare.params if one.name == name) for name in ("method", "options"))
+    assert [item.value for item in method.shell_complete(ctx, "retrain,mu")] == ["retrain,muda"]
+    assert "retrain,finetune:epochs=5" in [item.value for item in method.shell_complete(ctx, "retrain,finetune:ep")]
+    assert "muda:alpha=1:rounds=" in method.shell_complete(ctx, "muda:alpha=1:rounds=")[0].value
+    ctx.params["method"] = "finetune,retrain:seed=1"
+    assert [item.value for item in option.shell_complete(ctx, "ep")] == ["epochs=none"]
+    assert [item.value for item in option.shell_complete(ctx, "finetune.ep")] == ["finetune.epochs=5"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -34,7 +34,9 @@ def test_a_wrong_command_is_a_usage_error_that_names_the_nearest() -> None:
 def test_commands_are_listed_in_the_order_of_use() -> None:
     lines = invoke("--help").output.split("Commands:\n")[1].splitlines()
     names = [line.split()[0] for line in lines]
-    assert names == ["demo", "apply", "verify", "audit", "sign", "keygen", "push", "inspect", "methods", "completion"]
+    assert names == [
+        "demo", "apply", "compare", "verify", "audit", "sign", "keygen", "push", "inspect", "methods", "completion",
+    ]  # fmt: skip
 
 
 def processor_seconds() -> float:

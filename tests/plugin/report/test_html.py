@@ -17,8 +17,8 @@ import pytest
 
 from tests.plugin.report.example import STATUSES, example_report
 from unlearn_plugin.report.card import render_card
+from unlearn_plugin.report.drawing import COLOURS
 from unlearn_plugin.report.html import render_html
-from unlearn_plugin.report.plots import COLOURS
 from unlearn_plugin.report.report import read_report, rounded, write_report
 from unlearn_plugin.report.wording import headline, number, percent
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from tests.plugin.report.example import CLASSES, example_report
-from unlearn_plugin.report.plots import COLOURS, Picture, draw
+from unlearn_plugin.report.drawing import COLOURS, Picture
+from unlearn_plugin.report.plots import draw
 
 
 def pictures(report: dict[str, Any]) -> dict[str, Picture]:

@@ -1,0 +1,61 @@
+"""What several jobs have in common is measured once, and is what each would have measured alone."""
+
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from tests.conftest import World
+from tests.plugin.small_job import small_job
+from unlearn_plugin.judging import Bench, make_trial, measure_all
+from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.metrics.utility import Utility
+from unlearn_plugin.preparation import Prepared, prepare
+from unlearn_plugin.progress import Progress
+
+QUIET = Progress(enabled=False)
+
+
+@pytest.fixture(scope="module")
+def prepared(world: World, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare(small_job(world, tmp_path_factory.mktemp("judging"), [str(row) for row in range(24)]))
+
+
+def test_the_trial_is_made_once_and_its_fixed_models_are_measured_once(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[nn.Module] = []
+    plain = Utility.measure
+
+    def measure(self: Utility, model: nn.Module, trial: Trial) -> object:
+        asked.append(model)
+        return plain(self, model, trial)
+
+    monkeypatch.setattr(Utility, "measure", measure)
+    bench = Bench()
+    trial = bench.trial_of(prepared, QUIET)
+    assert bench.trial_of(prepared, QUIET) is trial
+    found = [measure_all(trial, None, QUIET, known=bench.measured) for _ in range(2)]
+    assert asked == [prepared.checkpoint.model]
+    assert found[0] == found[1]
+    alone = measure_all(make_trial(prepared, QUIET), None, QUIET)
+    assert alone == found[0]
+
+
+def test_another_reference_is_measured_anew(prepared: Prepared) -> None:
+    bench = Bench(measured={("utility", "before"): {"value": 1}, ("utility", "reference"): {"value": 2}})
+    bench.trial_of(prepared, QUIET)
+    other = replace(prepared, reference=prepared.checkpoint)
+    trial = bench.trial_of(other, QUIET)
+    assert trial.reference is prepared.checkpoint.model
+    assert list(bench.measured) == [("utility", "before")]
+
+
+def test_outputs_of_a_judged_model_are_let_go_and_those_of_the_original_kept(prepared: Prepared) -> None:
+    trial = make_trial(prepared, QUIET)
+    model = prepared.checkpoint.copy()
+    kept = trial.outputs(trial.original, "forget")
+    trial.outputs(model, "forget")
+    trial.release(model)
+    assert [one is trial.original for one, _ in trial._outputs.values()] == [True]
+    assert trial.outputs(trial.original, "forget") is kept
