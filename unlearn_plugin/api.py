@@ -87,12 +87,12 @@ def compare(
 ) -> comparison.Comparison:
     """Run the same job by several methods, and put what came of it side by side; ``unlearn compare``.
 
-    >>> import unlearn_plugin
-    >>> found = unlearn_plugin.compare(
-    ...     model="local-dir:model", data_dir="data", forget="forget.csv",
-    ...     method=["retrain", "finetune"], options={"epochs": 1}, out="compared")
-    >>> found.content["exact"]["labels"]
-    ['retrain']
+    As in::
+
+        found = unlearn_plugin.compare(
+            model="local-dir:model", data_dir="data", forget="forget.csv",
+            method=["retrain", "finetune:epochs=1"], out="compared")
+        found.content["rows"]
 
     Args:
         model: As for `apply`.

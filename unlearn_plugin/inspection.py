@@ -13,6 +13,7 @@ from unlearn_hooks.updates import recorded_updates
 from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.evidence import check_digests
 from unlearn_plugin.manifest import ForgetManifest
+from unlearn_plugin.report.compared import read_compared
 from unlearn_plugin.report.report import read_report
 
 __all__ = ["describe"]
@@ -24,7 +25,7 @@ def describe(path: str | Path, *, arch: str | None = None) -> dict[str, Any]:
     """Find out what `path` is and describe it.
 
     Args:
-        path: A record, an output folder, a forget manifest, or anything ``--model`` takes.
+        path: A record, an output folder of ``apply`` or ``compare``, a forget manifest, or anything ``--model`` takes.
         arch: Architecture, if `path` is a weights file.
 
     Returns:
@@ -38,6 +39,8 @@ def describe(path: str | Path, *, arch: str | None = None) -> dict[str, Any]:
         return _record(TrainingRecord.open(place))
     if (place / "report.json").exists():
         return _output(place)
+    if (place / "compare.json").exists():
+        return _comparison(read_compared(place))
     if place.suffix.lower() in _MANIFESTS and place.is_file():
         return _manifest(ForgetManifest.read(place))
     name = f"local-dir:{place}" if (place / "config.json").exists() else str(path)
@@ -89,6 +92,18 @@ def _output(folder: Path) -> dict[str, Any]:
         "weights": (report["model"]["after"] or {}).get("digest"),
         "written": report["created_utc"],
         "digests": "every file is as it was written",
+    }
+
+
+def _comparison(content: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "output of unlearn compare",
+        "methods": [row["label"] for row in content["rows"]],
+        "verdicts": [row["status"] for row in content["rows"]],
+        "exact": content["exact"]["labels"],
+        "forgotten_samples": content["request"]["n_samples"],
+        "architecture": content["model"]["architecture"],
+        "written": content["created_utc"],
     }
 
 

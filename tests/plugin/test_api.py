@@ -24,7 +24,9 @@ from tests.plugin.hub_server import WRITER, serve
 from tests.plugin.release_folder import make_folder
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin import api
+from unlearn_plugin.comparison import Comparison
 from unlearn_plugin.demo import Scene
+from unlearn_plugin.job import Job
 from unlearn_plugin.job_file import read_job
 from unlearn_plugin.pipeline import Outcome
 
@@ -67,6 +69,19 @@ def test_python_and_the_command_line_write_the_same_weights_and_the_same_job(
     for name in ("model.safetensors", "evidence/job.json"):
         assert (outcome.folder / name).read_bytes() == (finetuned.folder / name).read_bytes()
     assert outcome.verdict.status in outcome._repr_html_()
+
+
+def test_compare_takes_the_words_of_the_command_line_and_goes_on_where_that_was(
+    compared: tuple[Job, Comparison],
+) -> None:
+    job = compared[0]
+    words = ("model", "arch", "data", "forget", "record", "device", "input_size", "mean", "std", "out")
+    found = unlearn_plugin.compare(
+        method=[*job.method.split(",")], options={"retrain.epochs": 3}, progress=False,
+        **{name: getattr(job, name) for name in words},
+    )  # fmt: skip
+    assert found.skipped == ("retrain", "retrain:seed=1", "finetune:epochs=1")
+    assert found.reports["retrain"] == compared[1].reports["retrain"]
 
 
 def test_a_wrong_word_is_answered_with_the_nearest(tmp_path: Path) -> None:

@@ -49,3 +49,10 @@ def test_something_else_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("hello")
     with pytest.raises(UnlearnError):
         describe(str(tmp_path / "notes.md"))
+
+
+def test_a_comparison_names_its_methods_and_their_verdicts() -> None:
+    told = describe(Path(__file__).parents[1] / "golden" / "comparison-1")
+    assert told["kind"] == "output of unlearn compare"
+    assert told["methods"][:2] == ["retrain", "retrain:seed=1"]
+    assert told["verdicts"][-1] == "FAILED"

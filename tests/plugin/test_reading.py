@@ -328,3 +328,15 @@ def test_grey_fashion_mnist_becomes_colour_for_a_colour_model(unpacked: Path) ->
     image, label = listed.open(0)
     assert (image.mode, image.size, len(listed.ids)) == ("RGB", (28, 28), 60_000)
     assert listed.classes[label] == "Ankle boot"
+
+
+def test_a_data_set_in_memory_may_name_the_person_of_each_sample() -> None:
+    data = TensorDataset(torch.zeros(3, 1, 4, 4), torch.tensor([0, 1, 0]))
+    other = TensorDataset(*data.tensors)
+    data.subjects = ["anna", None, "bert"]
+    train, heldout, _ = call_function((data, other))
+    assert train.subjects == ("anna", "", "bert")
+    assert heldout.subjects == ()
+    data.subjects = ["anna"]
+    with pytest.raises(UnlearnError, match="3 samples and names 1 subjects"):
+        call_function((data, other))

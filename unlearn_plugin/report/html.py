@@ -58,6 +58,7 @@ _DATA = {
     "controls": "Where the unseen images come from",
     "n_copies": "Kept images that are exact copies of one to be forgotten",
 }
+_COSTS = {"cpu_seconds": "Processor seconds", "peak_memory": "Memory at most, in bytes"}
 _GUARD = {"finite": "All values finite", "changed": "Changed at all", "collapsed": "Collapsed to few classes"}
 
 
@@ -324,6 +325,7 @@ def _method(procedure: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Trains again without the data", plain(procedure["exact"])),
         ("Seed", str(procedure["seed"])),
         ("Seconds", plain(procedure["seconds"])),
+        *((label, plain(procedure[key])) for key, label in _COSTS.items() if procedure.get(key) is not None),
     ]
 
 

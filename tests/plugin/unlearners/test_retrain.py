@@ -56,6 +56,16 @@ def test_the_retained_data_are_learnt_and_f_is_not_more_than_unseen_data(world: 
     assert abs(float(forget.correct.float().mean()) - float(unseen.correct.float().mean())) < 0.3
 
 
+def test_a_seed_of_its_own_is_that_seed_and_leaves_the_judge_with_the_jobs(world: World) -> None:
+    evidence = dataclasses.replace(world.evidence(FORGET), record=None)
+    digests = []
+    for method, seed in ((Retrain(epochs=1, seed=5), 0), (Retrain(epochs=1), 5), (Retrain(epochs=1), 0)):
+        model = world.model()
+        method.unlearn(model, dataclasses.replace(evidence, seed=seed))
+        digests.append(weights_digest(model.state_dict()))
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_without_a_record_it_uses_its_own_recipe(world: World) -> None:
     evidence = world.evidence(FORGET)
     object.__setattr__(evidence, "record", None)
@@ -124,7 +134,9 @@ def test_it_calls_itself_exact() -> None:
     assert Retrain.exact
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "options", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"weight_decay": -1.0}, {"seed": -1}]
+)
 def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(UnlearnError):
         Retrain(**options)
