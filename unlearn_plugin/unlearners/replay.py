@@ -50,8 +50,8 @@ class Replay(Unlearner):
         divisor: What the loss of a micro-batch was divided by.
         optimizer: Class of the optimizer.
 
-    Source: the definition of exact unlearning; ours in its form. Going back to a checkpoint older than the sample is SISA's
-    step (Bourtoule et al. 2021, arXiv 1912.03817), there within shards of the data; here there are none.
+    Source: the definition of exact unlearning; ours in its form. Going back to a checkpoint older than the sample is a
+    step of SISA (Bourtoule et al. 2021, arXiv 1912.03817), there within shards of the data; here there are none.
     """
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN | Need.RECORD
