@@ -54,13 +54,14 @@ class RandomStates:
         """Let every generator go on from here; that of a CUDA device only where CUDA is in use."""
         kept, cached = self.gauss.tolist()
         torch.set_rng_state(self.torch)
-        random.setstate((3, tuple(_as_numbers(self.python)), None if math.isnan(kept) else kept))
         if self.numpy is not None:
             *key, place, has_gauss = _as_numbers(self.numpy)
             words = np.array(key, dtype=np.uint32)
             np.random.set_state(("MT19937", words, place, has_gauss, cached if has_gauss else 0.0))
         if self.cuda is not None and _uses_cuda():
             torch.cuda.set_rng_state(self.cuda)
+        # last, since what checks signatures while tests run draws from it
+        random.setstate((3, tuple(_as_numbers(self.python)), None if math.isnan(kept) else kept))
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the states by name, to be kept in a file."""
