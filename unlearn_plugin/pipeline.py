@@ -34,6 +34,7 @@ from unlearn_plugin.report.notebook import outcome_html
 from unlearn_plugin.report.report import SCHEMA, rounded, write_report
 from unlearn_plugin.signing import Signer
 from unlearn_plugin.surrogates import audit
+from unlearn_plugin.unlearners._search import search
 from unlearn_plugin.unlearners.base import Evidence
 from unlearn_plugin.values import as_text
 from unlearn_plugin.verdict import Verdict, decide
@@ -108,7 +109,7 @@ def carry_out(
     model = prepared.checkpoint.copy()
     evidence = _evidence(prepared, progress)
     with measured_cost(prepared.accelerator.device) as cost:
-        facts = prepared.method.unlearn(model, evidence)
+        prepared, facts = _unlearn(prepared, model, evidence)
     prepared.checkpoint.settle(model)
     trial = bench.trial_of(prepared, progress)
     guard = inspect_change(prepared.checkpoint.model, model, trial)
@@ -130,6 +131,14 @@ def carry_out(
     trial.release(model)
     folder = _write(prepared, report, after, key, annex, signer)
     return Outcome(folder=folder, report=report, verdict=verdict)
+
+
+def _unlearn(prepared: Prepared, model: nn.Module, evidence: Evidence) -> tuple[Prepared, Mapping[str, Any]]:
+    """Run the method; after a search, the job is the one with the settings that were kept."""
+    if not prepared.trials:
+        return prepared, prepared.method.unlearn(model, evidence)
+    method, facts = search(prepared.method, model, evidence, prepared.trials, tuple(prepared.job.options))
+    return replace(prepared, method=method), facts
 
 
 def _evidence(prepared: Prepared, progress: Progress) -> Evidence:

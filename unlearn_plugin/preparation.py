@@ -23,7 +23,7 @@ from unlearn_plugin.manifest import ForgetManifest
 from unlearn_plugin.metrics.base import Tier
 from unlearn_plugin.out_of_sample import JudgeReferences, judge_references, sealed_ids
 from unlearn_plugin.reading import MapDataset
-from unlearn_plugin.registry import unlearners
+from unlearn_plugin.registry import SEARCH, searchable, unlearners
 from unlearn_plugin.splits import Need, SealedIds, Splits
 from unlearn_plugin.unlearners.base import Unlearner
 
@@ -31,15 +31,20 @@ __all__ = ["Prepared", "load_model", "make_accelerator", "prepare", "prepare_ali
 
 T = TypeVar("T")
 
+_MOST_TRIALS = 1_000
 FEWEST_SURROGATES = 5  # below, the spread between pseudo-requests is hardly known
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A job whose every part was loaded and found sound."""
+    """A job whose every part was loaded and found sound.
+
+    The method is settled: no option is left to a preset. `trials` is the N of ``-o search=N``, 0 for no search.
+    """
 
     job: Job
     method: Unlearner
+    trials: int
     checkpoint: Checkpoint
     reference: Checkpoint | None
     manifest: ForgetManifest
@@ -92,7 +97,8 @@ def prepare(job: Job, *, writing: bool = True, data: tuple[MapDataset, MapDatase
     findings = _Findings()
     findings.add(_check_out(Path(job.out)) if writing else None)
     findings.found += _check_numbers(job, has_data=bool(data or job.has_data))
-    method = findings.attempt(lambda: unlearners().create(job.method, job.options))
+    trials = findings.attempt(lambda: _read_trials(job))
+    method = findings.attempt(lambda: _make_method(job))
     accelerator = findings.attempt(lambda: make_accelerator(job.device))
     checkpoint = findings.attempt(lambda: load_model(job, job.model))
     manifest = findings.attempt(lambda: ForgetManifest.read(Path(job.forget)))
@@ -112,11 +118,12 @@ def prepare(job: Job, *, writing: bool = True, data: tuple[MapDataset, MapDatase
     findings.add(_check_record_of_model(record, checkpoint) if record and checkpoint else None)
     if findings.found:
         raise UnlearnError.of(findings.found)
-    if not (method and accelerator and checkpoint and manifest and read and splits):
+    if not (method and accelerator and checkpoint and manifest and read and splits) or trials is None:
         raise RuntimeError("a part is missing without a finding")  # a bug of ours, not the user's mistake
     return Prepared(
         job=job,
-        method=method,
+        method=method.settled(splits.request, checkpoint.model),
+        trials=trials,
         checkpoint=checkpoint,
         reference=reference,
         manifest=manifest,
@@ -144,13 +151,43 @@ def prepare_alike(jobs: Sequence[Job], *, data: tuple[MapDataset, MapDataset] | 
     """
     findings = _Findings()
     first = findings.attempt(lambda: prepare(jobs[0], writing=False, data=data))
-    methods = [findings.attempt(partial(unlearners().create, job.method, job.options)) for job in jobs[1:]]
+    methods = [findings.attempt(partial(_make_method, job)) for job in jobs[1:]]
+    trials = [findings.attempt(partial(_read_trials, job)) for job in jobs[1:]]
     for job, method in zip(jobs[1:], methods, strict=True):
         findings.add(_check_needs(job, method) if method else None)
     if findings.found or first is None:
         raise UnlearnError.of(list(dict.fromkeys(findings.found)))
-    others = zip(jobs[1:], methods, strict=True)
-    return [first, *(replace(first, job=job, method=method) for job, method in others if method)]
+    made = [first]
+    for job, method, count in zip(jobs[1:], methods, trials, strict=True):
+        if method:
+            settled = method.settled(first.splits.request, first.checkpoint.model)
+            made.append(replace(first, job=job, method=settled, trials=count or 0))
+    return made
+
+
+def _make_method(job: Job) -> Unlearner:
+    """The method with its own options; whether they are searched is not one of them."""
+    own = {name: value for name, value in job.options.items() if name != SEARCH}
+    method: Unlearner = unlearners().create(job.method, own)
+    return method
+
+
+def _read_trials(job: Job) -> int:
+    """The N of ``-o search=N``; 0 for no search.
+
+    Raises:
+        UnlearnError: If N is no such number, or the method has nothing to search.
+    """
+    if SEARCH not in job.options:
+        return 0
+    text = job.options[SEARCH]
+    if not text.isdecimal() or int(text) == 1 or int(text) > _MOST_TRIALS:
+        raise UnlearnError(
+            f"The option search={text!r} is not valid; it takes 2 to {_MOST_TRIALS} trials, or 0 for none."
+        )
+    if int(text) and job.method in unlearners().names() and not searchable(unlearners().get(job.method)):
+        raise UnlearnError(f"The method {job.method!r} has no option to search; leave search out.")
+    return int(text)
 
 
 def _kept_for_judge(

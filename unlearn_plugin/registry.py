@@ -17,7 +17,9 @@ from typing import Any
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.values import allowed_values, as_text, nearest, read_value
 
-__all__ = ["Family", "metrics", "unlearners"]
+__all__ = ["SEARCH", "Family", "metrics", "searchable", "unlearners"]
+
+SEARCH = "search"  # an option that every method with ranges has, and none declares
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,8 @@ class Family:
         lines += ["", "options (-o NAME=VALUE):" if about["options"] else "no options"]
         for option in about["options"]:
             lines.append(f"  {option['name']}={as_text(option['default'])}  ({option['allowed']})")
-            lines += _paragraph(" " * 6, option["help"])
-        return "\n".join(lines)
+            lines += _paragraph(" " * 6, option["help"] + _searched(option["search"]))
+        return "\n".join(lines + _preset_lines(about["presets"]))
 
     def facts(self, name: str) -> dict[str, Any]:
         """What `describe` says, as JSON values.
@@ -151,8 +153,9 @@ class Family:
             name: One of `names`.
 
         Returns:
-            ``name``, ``summary``, ``needs``, ``exact``, ``source``, and ``options``: ``name``, ``default``,
-            ``allowed`` in words, and ``help`` of each.
+            ``name``, ``summary``, ``needs``, ``exact``, ``source``, ``options``: ``name``, ``default``, ``allowed`` in
+            words, ``help`` and ``search`` (low, high, scale) of each, and ``presets`` by kind of request: ``options``
+            that take a value where they are left open, and what these were ``tuned`` on.
 
         Raises:
             UnlearnError: If there is no such method.
@@ -174,10 +177,16 @@ class Family:
                     "default": field.default,
                     "allowed": allowed_values(kinds[field.name]),
                     "help": field.metadata.get("help", ""),
+                    "search": list(field.metadata["search"]) if "search" in field.metadata else None,
                 }
                 for field in dataclasses.fields(cls)
                 if field.name in kinds
-            ],
+            ]
+            + ([_search_option()] if searchable(cls) else []),
+            "presets": {
+                kind: {"options": dict(preset.options), "tuned": preset.tuned}
+                for kind, preset in getattr(cls, "presets", {}).items()
+            },
         }
 
     @cached_property
@@ -215,6 +224,54 @@ def _option_kinds(cls: type[Any]) -> dict[str, Any]:
     """Type of every field a user may set."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def searchable(cls: type[Any]) -> bool:
+    """Whether ``-o search=N`` can be given: the method is not exact, and an option of it declares a range."""
+    ranges = any(SEARCH in field.metadata for field in dataclasses.fields(cls))
+    return ranges and not getattr(cls, "exact", False)
+
+
+def _search_option() -> dict[str, Any]:
+    return {
+        "name": SEARCH,
+        "default": 0,
+        "allowed": "a whole number",
+        "help": "Trials of other values of the options that name a range; the best by tuning data is kept. 0: none.",
+        "search": None,
+    }
+
+
+def _searched(reach: list[Any] | None) -> str:
+    """Say where search=N looks for a value."""
+    if reach is None:
+        return ""
+    low, high, scale = reach
+    return f" Searched from {low:g} to {high:g}" + (" times the usual value." if scale == "factor" else f" ({scale}).")
+
+
+def _preset_lines(presets: Mapping[str, Any]) -> list[str]:
+    """The presets as a table, with a word where nothing was tuned."""
+    if not presets:
+        return []
+    rows = [
+        (
+            kind,
+            ", ".join(f"{name}={_short(value)}" for name, value in preset["options"].items()),
+            f"tuned on {preset['tuned']}" if preset["tuned"] else "not tuned",
+        )
+        for kind, preset in presets.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return [
+        "",
+        "presets (what options left at none become, by the kind of request):",
+        *(f"  {kind:<{widths[0]}}  {values:<{widths[1]}}  {tuned}" for kind, values, tuned in rows),
+    ]
+
+
+def _short(value: Any) -> str:  # noqa: ANN401  # any plain value
+    return f"{value:.3g}" if isinstance(value, float) else as_text(value)
 
 
 def _paragraph(indent: str, text: str) -> list[str]:

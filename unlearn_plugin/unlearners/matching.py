@@ -22,7 +22,6 @@ from unlearn_plugin.unlearners._steps import (
     TrainedUnlearner,
     check_options,
     frozen_copy,
-    looks_apart,
     required,
     statistics_kept,
 )
@@ -31,7 +30,8 @@ from unlearn_plugin.unlearners.scrub import distillation
 
 __all__ = ["Matching", "average", "complete"]
 
-_LOOKED_AT = 1_000  # samples of F that decide when its targets are reached
+_LOOKED_AT = 500  # samples of F that decide when its targets are reached
+_LOOKS = 2  # per epoch; the divergence has its minimum at the targets, so F runs past them slowly if at all
 
 
 def complete(logits: Float16[Tensor, "m n c"]) -> Float32[Tensor, "m n c"]:
@@ -107,6 +107,9 @@ class Matching(TrainedUnlearner):
         default=0.3, metadata={"help": "w, weight of the divergence on F.", "search": (0.1, 3.0, "log")}
     )
     distill: float = field(default=1.0, metadata={"help": "Weight of the divergence from the original on R."})
+    forget_batch_size: int = field(
+        default=16, metadata={"help": "Samples of F beside every batch of R; fewer are cheaper."}
+    )
     stop: bool = field(
         default=True, metadata={"help": "Leave F alone while the model is no surer of it than its targets are."}
     )
@@ -116,6 +119,7 @@ class Matching(TrainedUnlearner):
             self,
             weight=("above 0 and finite", 0 < self.weight < math.inf),
             distill=("at least 0 and finite", 0 <= self.distill < math.inf),
+            forget_batch_size=("2 or more", self.forget_batch_size >= 2),
         )
         super().__post_init__()
 
@@ -125,7 +129,7 @@ class Matching(TrainedUnlearner):
         targets, models = _targets(forget, evidence)
         recipe = self.settled(evidence.request, model).recipe()
         goal = _Goal(self, model.to(evidence.accelerator.device), forget, targets, evidence)
-        teacher, batches = frozen_copy(model), ForgetBatches(evidence, min(self.batch_size, len(forget)))
+        teacher, batches = frozen_copy(model), ForgetBatches(evidence, min(self.forget_batch_size, len(forget)))
         taught = _Taught(forget, targets.to(evidence.accelerator.device))
 
         def loss(network: nn.Module, batch: Batch) -> Tensor:
@@ -138,10 +142,11 @@ class Matching(TrainedUnlearner):
             return kept + self.weight * taught.divergence(network, next(batches)) if goal.ahead else kept
 
         def stepped(step: int) -> bool:
-            if step % looks_apart(len(retain), self.batch_size) == 0:
+            if step % apart == 0:
                 goal.look(step)
             return False
 
+        apart = math.ceil(len(retain) / self.batch_size / _LOOKS)
         goal.look(0)
         train(
             model, retain, recipe, accelerator=evidence.accelerator, seed=evidence.seed,
