@@ -1,6 +1,6 @@
 """Measure matching against retrained models on Fashion-MNIST: a tenth of the samples at random, or one class.
 
-    python tests/benchmarks/matching.py --root DATA --work WORK [--seeds 3] [--request samples|class]
+    python tests/benchmarks/matching.py --root DATA --work WORK [--seeds 0,1,2] [--request samples|class]
         [--trained 3000] [--epochs 20] [--pairs 1,2] METHOD[:key=value,...] ...
 
 timm's test_resnet at 14 pixels, SGD. Worlds (the original, its record with method pairs, retrained models)
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="+")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--seeds", type=lambda text: range(int(text)), default=range(3))
+    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--request", choices=("samples", "class"), default="samples")
     parser.add_argument("--pairs", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2])
     parser.add_argument("--trained", type=int, default=3000)

@@ -67,6 +67,7 @@ def test_the_json_files_ids_and_completeness_are_read(tmp_path: Path) -> None:
     assert record.recipe["optimizer"] == "SGD"
     assert record.data["n"] == 2
     assert record.ids == ("a/1.png", "b/2.png")
+    assert record.row_of == {"a/1.png": 0, "b/2.png": 1}
 
 
 def test_a_record_that_lacks_a_process_is_not_complete_and_ranks_are_merged(tmp_path: Path) -> None:

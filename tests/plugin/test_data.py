@@ -121,6 +121,13 @@ def test_a_selection_counts_positions_not_rows() -> None:
     assert samples.select(torch.tensor([1])).rows.tolist() == [2]
 
 
+def test_rows_in_a_record_are_found_by_name_where_it_has_names() -> None:
+    samples = Samples(image_data(), torch.tensor([3, 1]))
+    there = {name: 100 + row for row, name in enumerate(samples.data.ids)}
+    assert samples.record_rows(there).tolist() == [103, 101]
+    assert samples.record_rows(None).tolist() == [3, 1]
+
+
 def test_no_samples_give_no_batches() -> None:
     nothing = Samples(image_data(), torch.arange(10)).select([])
     assert len(nothing) == 0

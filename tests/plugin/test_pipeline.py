@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from unlearn_plugin import pipeline
 from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.demo import Scene
 from unlearn_plugin.evidence import private_folder
+from unlearn_plugin.job_file import read_job
 from unlearn_plugin.pipeline import Outcome, run
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.unlearners.finetune import Finetune
@@ -85,6 +87,23 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(scene: Sce
         outcome = run(job_for(scene, tmp_path / str(number), seed=seed))
         digests.append(outcome.report["model"]["after"]["digest"])
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_after_a_search_report_and_job_name_the_chosen_options_and_repeat_the_weights(
+    scene: Scene, tmp_path: Path
+) -> None:
+    outcome = run(job_for(scene, tmp_path / "out", options={"epochs": "1", "search": "3"}))
+    procedure = outcome.report["procedure"]
+    found = procedure["facts"]["search"]
+    chosen = found["tried"][found["chosen"] - 1]
+    assert len(found["tried"]) == found["trials"] == 3
+    assert chosen["objective"] == min(one["objective"] for one in found["tried"])
+    assert procedure["options"]["learning_rate"] == pytest.approx(chosen["options"]["learning_rate"])
+    again = replace(read_job(private_folder(outcome.folder) / "job.yaml"), out=str(tmp_path / "again"))
+    assert "search" not in again.options
+    digests = [one.report["model"]["after"]["digest"] for one in (outcome, run(again))]
+    assert digests[0] == digests[1]
+    assert "trials" in (outcome.folder / "report.html").read_text()
 
 
 def test_a_failure_while_writing_leaves_nothing(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,40 @@ def test_all_findings_come_in_one_error(scene: Scene, tmp_path: Path) -> None:
     assert len(caught.value.findings) == 4
 
 
+def test_open_options_are_settled_by_the_kind_of_request_and_a_given_one_wins(scene: Scene, tmp_path: Path) -> None:
+    request = tmp_path / "class.txt"
+    request.write_text("class=3")
+    jobs = [
+        job_for(scene, tmp_path / "out", method="random_label", options={}),
+        job_for(scene, tmp_path / "out", method="random_label", options={}, forget=str(request)),
+        job_for(scene, tmp_path / "out", method="random_label", options={"learning_rate": "0.3"}, forget=str(request)),
+    ]
+    methods = [prepare(job).method for job in jobs]
+    assert [method.learning_rate for method in methods] == [0.005, 0.02, 0.3]
+    assert {method.optimizer for method in methods} == {"sgd"}
+
+
+@pytest.mark.parametrize(
+    ("method", "trials", "words"),
+    [
+        ("finetune", "many", r"search='many' is not valid; it takes 2 to 1000 trials, or 0 for none"),
+        ("finetune", "1", "search='1' is not valid"),
+        ("retrain", "8", "The method 'retrain' has no option to search"),
+    ],
+)
+def test_a_search_that_cannot_be_is_a_finding(
+    scene: Scene, tmp_path: Path, method: str, trials: str, words: str
+) -> None:
+    with pytest.raises(UnlearnError, match=words):
+        prepare(job_for(scene, tmp_path / "out", method=method, options={"search": trials}))
+
+
+def test_the_trials_of_a_search_are_no_option_of_the_method(scene: Scene, tmp_path: Path) -> None:
+    prepared = prepare(job_for(scene, tmp_path / "out", options={"search": "4", "epochs": "1"}))
+    assert (prepared.trials, prepared.method.epochs) == (4, 1)
+    assert prepare(job_for(scene, tmp_path / "out", options={"search": "0"})).trials == 0
+
+
 def test_preparing_changes_neither_the_global_rng_nor_the_disk(scene: Scene, tmp_path: Path) -> None:
     state = torch.random.get_rng_state()
     prepare(job_for(scene, tmp_path / "out"))

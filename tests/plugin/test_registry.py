@@ -9,7 +9,7 @@ import torch
 from tests.conftest import World
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin import registry
-from unlearn_plugin.registry import Family, metrics, unlearners
+from unlearn_plugin.registry import Family, metrics, searchable, unlearners
 
 BASE = """
 from abc import ABC, abstractmethod
@@ -184,6 +184,27 @@ def test_a_method_is_described_with_needs_options_defaults_and_help(family: Fami
     assert "weight=3  (a whole number)\n      In kilograms." in text
     assert "loud=false  (true or false)" in text
     assert "length=none  (a whole number or none)" in text
+
+
+def test_presets_and_ranges_of_a_search_are_shown() -> None:
+    lines = unlearners().describe("scrub").splitlines()
+    table = lines[lines.index("presets (what options left at none become, by the kind of request):") + 1 :]
+    assert [line.split()[:2] for line in table] == [
+        [kind, "learning_rate=0.05"] for kind in ("sample", "class", "subject")
+    ]
+    assert "tuned on" in table[0]
+    assert table[2].endswith("not tuned")
+    text = " ".join(" ".join(lines).split())
+    assert "Searched from 0.2 to 5 times the usual value." in text
+    assert "Searched from 0.02 to 0.5 (log)." in text
+    assert "search=0 (a whole number)" in text
+    assert unlearners().facts("scrub")["presets"]["class"]["options"] == {"learning_rate": 0.05}
+
+
+def test_methods_without_presets_or_ranges_show_none() -> None:
+    assert "presets" not in unlearners().describe("retrain")
+    assert "search" not in unlearners().describe("retrain")
+    assert not searchable(unlearners().get("retrain"))
 
 
 def test_an_exact_method_says_so() -> None:

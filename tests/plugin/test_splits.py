@@ -292,3 +292,18 @@ def test_requested_classes_need_sealed_samples_of_their_own() -> None:
     few = sealed("cat/t0.png cat/t1.png dog/t20.png", "cat/t2.png dog/t21.png")
     with pytest.raises(UnlearnError, match=r"two of each are needed.*'emu' \(0\)"):
         Splits.make(request("emu/t33.png"), TRAIN, HELDOUT, seed=0, sealed=few)
+
+
+def test_the_kind_of_request_is_class_before_subject_before_sample() -> None:
+    """What presets are chosen by: one named subject for all of F, or at least one class as a whole."""
+    kinds = {
+        "sample": request("cat/t0.png", "cat/t1.png"),
+        "subject": request(("cat/t0.png", "anna"), ("cat/t1.png", "anna")),
+        "class": request(("class=cat", "anna")),
+    }
+    assert {kind: Splits.make(one, TRAIN, HELDOUT, seed=0).request for kind, one in kinds.items()} == {
+        kind: kind for kind in kinds
+    }
+    two = request(("cat/t0.png", "anna"), ("cat/t1.png", "ben"))
+    unnamed = request(("cat/t0.png", "anna"), "cat/t1.png")
+    assert {Splits.make(one, TRAIN, HELDOUT, seed=0).request for one in (two, unnamed)} == {"sample"}

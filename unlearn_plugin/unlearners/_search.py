@@ -77,7 +77,7 @@ def reaches(method: Unlearner | type[Unlearner], fixed: Collection[str] = ()) ->
         if "search" in field.metadata and field.name not in fixed:
             low, high, scale = field.metadata["search"]
             whole = int in (typing.get_args(hints[field.name]) or (hints[field.name],))
-            found.append(Reach(option=field.name, low=low, high=high, scale=scale, whole=whole))
+            found.append(Reach(option=field.name, low=float(low), high=float(high), scale=scale, whole=whole))
     return tuple(found)
 
 

@@ -47,5 +47,5 @@ def test_options_that_cannot_be_followed_are_refused(options: dict[str, object])
 def test_retained_data_are_needed(world: World) -> None:
     evidence = copy.copy(world.evidence(torch.arange(20)))
     object.__setattr__(evidence, "retain", None)
-    with pytest.raises(UnlearnError, match="finetune needs the retained data"):
+    with pytest.raises(UnlearnError, match="finetune needs retained data"):
         Finetune().unlearn(world.model(), evidence)

@@ -8,15 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.conftest import World, image_data
+from tests.conftest import World, fresh_net, image_data
+from tests.plugin.reference_world import ACCELERATOR, QUIET, RECIPE, ReferenceWorld, reference_job
 from unlearn_hooks.controls import halves
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.references import add_reference, recorded_references, without_judge
 from unlearn_hooks.training_record import TrainingRecord, weights_digest
 from unlearn_plugin.data import Samples
 from unlearn_plugin.outputs import compute_outputs
+from unlearn_plugin.pipeline import run
+from unlearn_plugin.training import train
 from unlearn_plugin.unlearners.base import Evidence
 from unlearn_plugin.unlearners.matching import Matching, average, complete
+from unlearn_plugin.verification import verify
 
 FORGET = torch.arange(0, 20)
 GENTLE = {"batch_size": 16, "epochs": 1, "learning_rate": 0.05, "weight": 1.0}
@@ -175,6 +179,31 @@ def test_samples_that_no_reference_speaks_of_are_counted(world: World, tmp_path:
     evidence = dataclasses.replace(world.evidence(FORGET), record=TrainingRecord.open(folder))
     with pytest.raises(UnlearnError, match="for 10 of 20 requested samples .* say nothing"):
         after(world, evidence)
+
+
+def test_from_the_record_to_a_verified_folder(references: ReferenceWorld, tmp_path: Path) -> None:
+    """A pair for methods beside the judge's; apply and verify as they are."""
+    record, held = tmp_path / "record", references.held
+    shutil.copytree(references.record.folder, record)
+    for half in halves(held.train, 1, 0, labels=references.data.labels[references.train_rows]):
+        other, quick = fresh_net(half.side), dataclasses.replace(RECIPE, epochs=2)
+        train(other, Samples(references.data, half.rows()), quick, accelerator=ACCELERATOR, seed=1, progress=QUIET)
+        add_reference(record, other, references.data.dataset, half, purpose="method")
+    job = reference_job(
+        references, references.train_rows[:60], tmp_path / "out",
+        method="matching", record=str(record), options={"epochs": "1"},
+    )  # fmt: skip
+    outcome = run(job)
+    assert outcome.report["procedure"]["facts"]["reference_models"] == 2
+    assert (
+        outcome.report["procedure"]["options"]["learning_rate"] == Matching.presets["sample"].options["learning_rate"]
+    )
+    assert outcome.report["measurements"]["calibrated_membership"]["after"]["value"] is not None
+    checked = verify(outcome.folder)
+    assert checked.findings == []
+    assert checked.measured is not None
+    with pytest.raises(UnlearnError, match="A pair of the judge cannot be used"):
+        run(dataclasses.replace(job, record=str(references.record.folder), out=str(tmp_path / "other")))
 
 
 @pytest.mark.parametrize(

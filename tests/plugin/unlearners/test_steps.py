@@ -1,6 +1,7 @@
 """What the stepping methods share."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from tests.plugin.unlearners.small_world import make_world
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.data import Batch, Samples
 from unlearn_plugin.outputs import Outputs
-from unlearn_plugin.splits import Need
+from unlearn_plugin.splits import Need, Request
 from unlearn_plugin.training import cross_entropy
 from unlearn_plugin.unlearners._steps import (
     ForgetBatch,
@@ -28,7 +29,7 @@ from unlearn_plugin.unlearners._steps import (
     required,
     statistics_kept,
 )
-from unlearn_plugin.unlearners.base import Evidence, Facts
+from unlearn_plugin.unlearners.base import Evidence, Facts, Preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,9 @@ class Plain(SteppedUnlearner):
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
     summary: ClassVar[str] = "x"
     source: ClassVar[str] = "x"
-    usual_rates: ClassVar[tuple[float, float]] = (0.01, 0.02)
+    presets: ClassVar[Mapping[Request, Preset]] = Preset.table(
+        sample={"learning_rate": 0.01}, whole_class={"learning_rate": 0.02}, tuned="nothing"
+    )
     push: float = 1.0
     seen: list[tuple[int, int]] = field(default_factory=list)
 
@@ -176,16 +179,24 @@ def test_holding_keeps_f_from_standing_out_on_the_other_side() -> None:
 
 
 def test_the_usual_rate_depends_on_the_kind_of_request_and_an_option_beats_it() -> None:
-    assert Plain().recipe().learning_rate == 0.01
-    assert Plain().recipe(None, (3,)).learning_rate == 0.02
-    assert Plain(learning_rate=0.5).recipe(None, (3,)).learning_rate == 0.5
+    net = fresh_net(0)
+    rates = [Plain().settled(request, net).recipe().learning_rate for request in ("sample", "class", "subject")]
+    assert rates == [0.01, 0.02, 0.01]
+    assert Plain(learning_rate=0.5).settled("class", net).recipe().learning_rate == 0.5
 
 
 def test_networks_with_layer_norm_get_adamw_at_a_rate_that_suits_it() -> None:
-    usual, normed = Plain().recipe(fresh_net(0)), Plain().recipe(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))
+    normed = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    usual, normed = (Plain().settled("sample", model).recipe() for model in (fresh_net(0), normed))
     assert (usual.optimizer, usual.learning_rate) == ("sgd", 0.01)
     assert (normed.optimizer, normed.learning_rate) == ("adamw", pytest.approx(1e-4))
-    assert Plain(optimizer="sgd").recipe(nn.LayerNorm(2)).optimizer == "sgd"
+    assert Plain(optimizer="sgd").settled("sample", nn.LayerNorm(2)).optimizer == "sgd"
+
+
+def test_a_settled_method_stays_as_it_is_and_leaves_nothing_open() -> None:
+    once = Plain().settled("class", nn.LayerNorm(2))
+    assert (once.optimizer, once.learning_rate) == ("adamw", 2e-4)
+    assert once.settled("sample", fresh_net(0)) == once
 
 
 def test_options_out_of_range_are_refused_together() -> None:
