@@ -3,16 +3,18 @@
     python tests/benchmarks/published.py --root DATA --cache WORK [--request class|part] [--retain 0.1]
         [--datasets fashion_mnist,cifar10] [--seeds 0,1,2] [--finetune 0.01,0.03,0.1] METHOD[:key=value,...] ...
 
-2,000 training and 2,000 held-out images of `DATA` (a folder that torchvision.datasets reads), 16 x 16, timm's
-test_resnet, 15 epochs of SGD, recorded with Plan(steps=12). Originals and retrained models are kept in `WORK`.
-One row per method, mean and standard deviation over the seeds of the original. RA, FA, TA: accuracy on R, F and the
-verdict half of the held-out images (of the other classes for the class request). AUC: margin of F against held-out
-images of the same classes. DA: share of the energy of F's features in the main directions (95 %) of R's. gap: mean
-distance of RA, FA, TA and AUC to the mean of the retrained models. work: processor seconds over those of retraining.
+1,000 training and 1,600 held-out images of `DATA` (a folder that torchvision.datasets reads), 12 x 12, a net of three
+convolutions with BatchNorm (17,000 parameters), 15 epochs of SGD in batches of 32, recorded with Plan(steps=12).
+Originals and retrained models are kept in `WORK`. One row per method, mean and standard deviation over the seeds of the
+original. RA, FA, TA: accuracy on R, F and the verdict half of the held-out images (of the other classes for the class
+request). AUC: margin of F against held-out images of the same classes. DA: share of the energy of F's features in the
+main directions (95 %) of R's. gap: mean distance of RA, FA, TA and AUC to the mean of the retrained models. work:
+processor seconds over those of retraining.
 
 `--finetune` runs `finetune` on the same retained samples for as many epochs as take the processor time of the first
 method, at each rate; of the rates the one with the smallest gap on the tuning half is shown, so the choice knows the
-retrained models, which favours `finetune`. Seeds 0 to 2 are reported; defaults were chosen on seeds 3 and 4.
+retrained models, which favours `finetune`. Seeds 0 to 2 are reported; settings were chosen on seed 3, against a
+retrained model of its own.
 """
 
 import argparse
@@ -21,9 +23,9 @@ import statistics
 import sys
 import time
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
-import timm
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -46,10 +48,22 @@ from unlearn_plugin.unlearners._subspace import alignment, main_directions
 from unlearn_plugin.unlearners.base import Evidence
 
 SETS = {"fashion_mnist": (datasets.FashionMNIST, 1), "cifar10": (datasets.CIFAR10, 3)}
-TRAINED, HELD_OUT, SIDE, EPOCHS, BATCH, RATE = 2_000, 2_000, 16, 15, 64, 0.05
+TRAINED, HELD_OUT, SIDE, EPOCHS, BATCH, RATE = 1_000, 1_600, 12, 15, 32, 0.05
 REFERENCES, TUNING_REFERENCES = (10, 11, 12), (13,)
 ACCELERATOR, QUIET = Accelerator(cpu=True), Progress(enabled=False)
 Numbers = dict[str, float]
+
+
+class Net(nn.Sequential):
+    """Three convolutions with BatchNorm, each at half the resolution of the one before, and a linear head."""
+
+    def __init__(self, channels: int) -> None:
+        widths = (channels, 8, 24, 48)
+        layers: list[nn.Module] = []
+        for number, (before, after) in enumerate(pairwise(widths)):
+            conv = nn.Conv2d(before, after, 3, stride=2 if number else 1, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(after), nn.ReLU()]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * (SIDE // 4) ** 2, 10))
 
 
 class Case:
@@ -77,7 +91,7 @@ class Case:
     def fresh(self, seed: int) -> nn.Module:
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            return timm.create_model("test_resnet", num_classes=10, in_chans=SETS[self.dataset][1])
+            return Net(SETS[self.dataset][1])
 
     def original(self, seed: int) -> nn.Module:
         """Trained on everything, with the hook on."""
