@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -115,9 +115,7 @@ class Muda(Unlearner):
                     0 <= self.align < math.inf and (self.align > 0 or self.alpha > 0),
                 ),
                 ("alpha", "0 or more and finite", 0 <= self.alpha < math.inf),
-                ("teacher", " or ".join(get_args(Teacher)), self.teacher in get_args(Teacher)),
                 ("directions", "1 or more, or none", self.directions is None or self.directions >= 1),
-                ("directions_from", " or ".join(get_args(Origin)), self.directions_from in get_args(Origin)),
                 ("energy", "above 0 and at most 1", 0 < self.energy <= 1),
                 ("distill", "0 or more and finite", 0 <= self.distill < math.inf),
                 ("batch_size", "2 or more", self.batch_size >= 2),

@@ -109,3 +109,8 @@ def test_all_weights_learn_once_the_values_have_moved() -> None:
     assert all(
         float(parameter.grad.abs().sum()) > 0 for name, parameter in made.named_parameters() if name != "key.bias"
     )
+
+
+def test_it_has_the_size_of_automixs_block_on_256_channels() -> None:
+    """Two projections of 257 to 128 channels and one of 257 to 1: the 66 thousand parameters of the paper."""
+    assert sum(parameter.numel() for parameter in MixBlock(256).parameters()) == 66_306

@@ -5,12 +5,15 @@ import math
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from torch import nn
 
+from tests.conftest import image_data
 from tests.plugin.unlearners.small_world import make_world
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.training_record import weights_digest
+from unlearn_plugin.data import Samples
 from unlearn_plugin.unlearners.mixunlearn import MixUnlearn, _Game, contrast, sharpen, sim_loss
 
 SOME = {"batch_size": 32}
@@ -176,3 +179,28 @@ def test_options_out_of_range_are_refused() -> None:
     assert len(caught.value.findings) == 4
     with pytest.raises(UnlearnError, match="no module 'nowhere'"):
         make_world().forgotten(MixUnlearn(layer="nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [("test_resnet", (16, 16), {}), ("test_resnet", (16, 48), {}), ("test_convnext", (32, 32), {}),
+     ("test_vit", (16, 24), {"patch_size": 8}), ("test_vit", (32, 32), {"patch_size": 8})],
+)  # fmt: skip
+def test_networks_of_every_kind_learn_from_small_and_oblong_images(
+    name: str, size: tuple[int, int], options: dict[str, int]
+) -> None:
+    sizes = {"img_size": size} if options else {}
+    model = timm.create_model(name, num_classes=10, in_chans=1, **sizes, **options)
+    labels = torch.arange(12) % 10
+    data = image_data(torch.randn(12, 1, *size, generator=torch.Generator().manual_seed(0)), labels)
+    evidence = replace(
+        make_world().evidence, forget=Samples(data, torch.arange(4)), retain=Samples(data, torch.arange(4, 12)),
+        tuning=None, fresh=lambda seed: copy.deepcopy(model),
+    )  # fmt: skip
+    made = _Game(MixUnlearn(label_aware=False), model, evidence)
+    mask = made._mask(data.images(torch.arange(4)), data.images(torch.arange(4, 8)), 0.3)
+    assert mask.shape == (4, 1, *size)
+    facts = MixUnlearn(epochs=1, batch_size=4).unlearn(model, evidence)
+    assert facts["generator_steps"] == 1
+    assert facts["optimizer"] == ("sgd" if name == "test_resnet" else "adamw")
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())

@@ -177,7 +177,8 @@ def test_without_retained_data_it_says_what_is_missing(world: World) -> None:
 @pytest.mark.parametrize(
     "options",
     [{"rounds": 0}, {"forget_steps": 0}, {"recover_steps": 0}, {"learning_rate": 0.0}, {"alpha": -1.0},
-     {"energy": 0.0}, {"energy": 1.1}, {"distill": -1.0}, {"batch_size": 1}, {"alpha": math.inf}],
+     {"energy": 0.0}, {"energy": 1.1}, {"distill": -1.0}, {"batch_size": 1}, {"alpha": math.inf},
+     {"align": -1.0}, {"directions": 0}],
 )  # fmt: skip
 def test_options_out_of_range_are_refused_by_name(options: dict[str, object]) -> None:
     with pytest.raises(UnlearnError, match=f"{next(iter(options))}=.*is out of range"):
@@ -192,3 +193,97 @@ def test_a_record_without_features_is_no_obstacle(world: World, tmp_path: Path) 
     object.__setattr__(evidence, "record", run.record)
     facts = Muda(rounds=1, forget_steps=1, recover_steps=1).unlearn(world.model(), evidence)
     assert facts["first_directions_from"] == "retained data"
+
+
+def prepared(world: World, *, forgotten_classes: tuple[int, ...] = (), **options: object) -> module._Rounds:
+    """A run that has its first directions and has not begun."""
+    evidence = world.evidence(torch.arange(20), forgotten_classes=forgotten_classes)
+    rounds = module._Rounds(Muda(**options), world.model(), evidence, evidence.retain)
+    rounds.subspace, _ = rounds._first_subspace()
+    return rounds
+
+
+def test_the_teacher_can_be_chosen(world: World) -> None:
+    """By hand, on samples of which some belong to a class that is requested as a whole."""
+    label = int(world.train.labels[0])
+    images, labels = world.train.images(torch.arange(8)), world.train.labels[:8]
+    made = {
+        teacher: prepared(world, forgotten_classes=(label,), teacher=teacher)
+        for teacher in ("auto", "masked", "projected", "original")
+    }
+    found = {teacher: rounds._teacher(images, labels) for teacher, rounds in made.items()}
+    plain = world.model()(images)
+    features = nn.Sequential(*world.model().children())[:-1].eval()(images)
+    basis = made["projected"].subspace.basis
+    projected = world.model()[-1](features @ basis @ basis.T)
+    torch.testing.assert_close(found["original"], plain)
+    torch.testing.assert_close(found["masked"], plain)
+    torch.testing.assert_close(found["projected"], projected)
+    torch.testing.assert_close(found["auto"], torch.where((labels == label)[:, None], plain, projected))
+    assert [made[teacher]._masked() for teacher in found] == [(label,), (label,), (), ()]
+
+
+def test_a_masked_teacher_needs_a_class_request(world: World) -> None:
+    with pytest.raises(UnlearnError, match="teacher=masked .* take teacher=projected"):
+        Muda(teacher="masked").unlearn(world.model(), world.evidence(torch.arange(20)))
+
+
+def test_first_directions_come_from_where_they_are_wanted(world: World) -> None:
+    evidence = world.evidence(torch.arange(20))
+    rounds = module._Rounds(Muda(directions_from="retain"), world.model(), evidence, evidence.retain)
+    assert rounds._first_subspace()[1] == "retained data"
+    rounds = module._Rounds(Muda(directions_from="record"), world.model(), evidence, evidence.retain)
+    assert rounds._first_subspace()[1] == "record"
+    object.__setattr__(evidence, "record", None)
+    with pytest.raises(UnlearnError, match="directions_from=record needs a record"):
+        rounds._first_subspace()
+
+
+def test_directions_are_counted_or_centred_as_asked(world: World) -> None:
+    assert prepared(world, directions=7).subspace.basis.shape == (256, 7)
+    plain, centred = prepared(world), prepared(world, centred=True)
+    assert not bool(plain.subspace.centre.any())
+    kept = outputs(world.model(), centred.retain).features
+    assert float((centred.subspace.centre - kept.mean(0)).norm()) < 0.5 * float(kept.mean(0).norm())
+    assert centred.subspace.basis.shape[1] > plain.subspace.basis.shape[1]  # the mean alone holds much of the energy
+
+
+def test_directions_that_are_not_refreshed_stay(world: World) -> None:
+    rounds = prepared(world, **QUICK, stop=False, refresh=False)
+    first = rounds.subspace.basis
+    measured: list[int] = []
+    rounds._measured_subspace = lambda: measured.append(1)
+    rounds.run()
+    assert not measured
+    torch.testing.assert_close(rounds.subspace.basis, first)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_f_is_shown_among_retained_samples_or_alone(world: World, mixed: bool) -> None:
+    rounds, shown = prepared(world, mixed=mixed), []
+    rounds.model.register_forward_pre_hook(lambda _, given: shown.append(len(given[0])))
+    rounds._forget_loss(rounds.model.train(), next(iter(rounds.evidence.forget.loader(8))))
+    assert shown == [16 if mixed else 8]
+
+
+def test_each_weight_takes_its_term_out(world: World) -> None:
+    batch = next(iter(world.evidence(torch.arange(20)).forget.loader(8)))
+    losses = {}
+    for name, weights in {"both": {}, "align": {"alpha": 0.0}, "alpha": {"align": 0.0}}.items():
+        rounds = prepared(world, mixed=False, **weights)
+        losses[name] = float(rounds._forget_loss(rounds.model.eval(), batch))
+    assert losses["both"] == pytest.approx(losses["align"] + losses["alpha"], rel=1e-5)
+    assert min(losses.values()) > 0
+    with pytest.raises(UnlearnError, match="align=0.0 is out of range"):
+        Muda(align=0.0, alpha=0.0)
+
+
+def test_one_retained_sample_of_each_class_is_enough_to_run(world: World) -> None:
+    evidence = world.evidence(torch.arange(20))
+    labels = evidence.retain.labels
+    few = evidence.retain.select([int((labels == label).nonzero()[0]) for label in labels.unique()])
+    object.__setattr__(evidence, "retain", few)
+    model = world.model()
+    facts = Muda(rounds=1, forget_steps=2, recover_steps=2).unlearn(model, evidence)
+    assert facts["directions"] <= len(few) <= 10
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
