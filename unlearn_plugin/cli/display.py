@@ -31,7 +31,7 @@ def facts_of(prepared: Any) -> dict[str, Any]:  # noqa: ANN401  # Prepared; impo
             "n_verdict": len(splits.verdict),
         },
         "method": job.method,
-        "options": asdict(prepared.method),
+        "options": asdict(prepared.method) | ({"search": prepared.trials} if prepared.trials else {}),
         "device": str(prepared.accelerator.device),
         "out": job.out,
     }

@@ -173,7 +173,7 @@ def plain(value: Any) -> str:
     """Write any value of an option, a fact or a count; nothing is lost but the seventh digit.
 
     Args:
-        value: A JSON value that is not a mapping.
+        value: A JSON value.
 
     Returns:
         The text; "none" for ``None``.
@@ -186,8 +186,11 @@ def plain(value: Any) -> str:
         return number(value)
     if isinstance(value, float):
         return _signed(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {plain(one)}" for name, one in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(plain(one) for one in value) or "none"
+        between = "; " if any(isinstance(one, Mapping) for one in value) else ", "
+        return between.join(plain(one) for one in value) or "none"
     return str(value)
 
 

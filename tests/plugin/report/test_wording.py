@@ -42,6 +42,8 @@ NEVER = ("deleted", "erased", "compliant", "anonymised", "100 %", "guarantee", "
         (plain, 0.00123456, "0.00123456"),
         (plain, 60000, "60,000"),
         (plain, ["a", 1, None], "a, 1, none"),
+        (plain, {"learning_rate": 0.1, "kept": True}, "learning rate 0.1, kept yes"),
+        (plain, [{"a": {"b": 1}}, {"a": {}}], "a b 1; a none"),
         (plain, [], "none"),
         (plain, "sgd", "sgd"),
     ],
