@@ -11,6 +11,7 @@ from unlearn_plugin.report.wording import number, percent
 
 __all__ = ["draw_costs", "heights", "widths"]
 
+_NEAR = 14.0  # pixels
 _WIDE = 12.0  # a range of costs beyond this factor is drawn in powers of ten
 
 
@@ -34,7 +35,7 @@ def draw_costs(content: Mapping[str, Any]) -> Picture | None:
     with page_style():
         figure, axes = canvas(3.3)
         for place, (x, y) in points.items():
-            _mark(axes, x, y, str(place + 1), content["rows"][place])
+            _mark(axes, x, y, content["rows"][place])
         if by_distance and spread:
             axes.axhspan(0, spread["largest"], color=COLOURS["unseen"], alpha=0.25, linewidth=0)
         axes.axhline(0, color=COLOURS["unseen"], linewidth=0.8)
@@ -44,6 +45,7 @@ def draw_costs(content: Mapping[str, Any]) -> Picture | None:
         axes.set_ylabel("distance to exact models" if by_distance else "membership AUC above 0.5")
         axes.set_title("Distance against cost" if by_distance else "Membership against cost")
         axes.margins(x=0.12, y=0.14)
+        _number(axes, points)
         return make_picture(
             figure, name="costs", title="What each method reaches against what it costs",
             drawn=_drawn(by_distance, spread), seen=_seen(content["rows"], points),
@@ -91,12 +93,29 @@ def _in_shares(rows: Sequence[Mapping[str, Any]]) -> bool:
     return any(row["cost"] and row["cost"]["share_of_retraining"] is not None for row in rows)
 
 
-def _mark(axes: Axes, x: float, y: float, text: str, row: Mapping[str, Any]) -> None:
-    """A numbered circle: filled where the weights may be released, a square for exact methods."""
+def _mark(axes: Axes, x: float, y: float, row: Mapping[str, Any]) -> None:
+    """A circle: filled where the weights may be released, a square for exact methods."""
     colour = COLOURS["reference" if row["exact"] else "after"]
     face = colour if row["released"] else "none"
     axes.plot(x, y, "s" if row["exact"] else "o", markersize=5.5, markerfacecolor=face, markeredgecolor=colour)
-    axes.annotate(text, (x, y), xytext=(5.5, 3), textcoords="offset points", color=COLOURS["ink"], fontsize=9)
+
+
+def _number(axes: Axes, points: Mapping[int, tuple[float, float]]) -> None:
+    """Write each mark's number beside it; marks that nearly cover each other share a place for theirs."""
+    axes.autoscale_view()
+    groups: list[list[int]] = []
+    pixels = {place: axes.transData.transform(point) for place, point in points.items()}
+    for place in points:
+        near = [group for group in groups if abs(pixels[group[0]] - pixels[place]).max() < _NEAR]
+        if near:
+            near[0].append(place)
+        else:
+            groups.append([place])
+    for group in groups:
+        axes.annotate(
+            ", ".join(str(place + 1) for place in group), points[group[0]], xytext=(5.5, 3),
+            textcoords="offset points", color=COLOURS["ink"], fontsize=9,
+        )  # fmt: skip
 
 
 def _scale(axes: Axes, costs: Sequence[float], in_shares: bool) -> None:

@@ -43,8 +43,8 @@ def test_without_an_exact_model_the_height_is_the_membership_and_the_picture_say
 def test_every_measured_method_has_its_number_and_the_band_is_drawn_for_two_exact_models() -> None:
     picture = draw_costs(example_comparison())
     assert picture is not None
-    numbers = re.findall(r">\s*(\d)\s*</text>", picture.svg)
-    assert {"1", "2", "3", "4"} <= set(numbers)
+    numbers = re.findall(r">\s*([\d, ]+?)\s*</text>", picture.svg)
+    assert {"1, 2", "3", "4"} <= set(numbers)  # the retrained models nearly cover each other
     assert "5" not in numbers
     assert "The band" in picture.drawn
     assert picture.seen.startswith("Nearest: mini (distance 0.022, cost 9.8")
