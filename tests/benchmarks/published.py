@@ -3,13 +3,13 @@
     python tests/benchmarks/published.py --root DATA --cache WORK [--request class|part] [--retain 0.1] [--side 8]
         [--datasets fashion_mnist,cifar10] [--seeds 0,1,2] [--finetune 0.03,0.1] METHOD[:key=value,...] ...
 
-1,000 training and 1,600 held-out images of `DATA` (a folder that torchvision.datasets reads), a net of three convolutions
-with BatchNorm, 15 epochs of SGD in batches of 32, recorded with Plan(steps=12). Originals and retrained models are kept
-in `WORK`. One row per method, mean and standard deviation over the seeds of the original. RA, FA, TA: accuracy on R, F
-and the verdict half of the held-out images (of the other classes for the class request). AUC: margin of F against
-held-out images of the same classes. DA: share of the energy of F's features in the main directions (95 %) of R's. gap:
-mean distance of RA, FA, TA and AUC to the mean of the retrained models. work: processor seconds over those of
-retraining.
+1,000 training and 1,600 held-out images of `DATA` (a folder that torchvision.datasets reads), a net of three
+convolutions with BatchNorm, 15 epochs of SGD in batches of 32, recorded with Plan(steps=12). Originals and retrained
+models are kept in `WORK`. One row per method, mean and standard deviation over the seeds of the original. RA, FA, TA:
+accuracy on R, F and the verdict half of the held-out images (of the other classes for the class request). AUC: margin
+of F against held-out images of the same classes. DA: share of the energy of F's features in the main directions (95 %)
+of R's. gap: mean distance of RA, FA, TA and AUC to the mean of the retrained models. work: processor seconds over those
+of retraining.
 
 `--finetune` runs `finetune` on the same retained samples for as many epochs as take the processor time of the first
 method, at each rate; of the rates the one with the smallest gap on the tuning half is shown, so the choice knows the
