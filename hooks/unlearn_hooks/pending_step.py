@@ -47,9 +47,9 @@ class PendingStep:
         self._micro: list[MicroBatch] = []
 
     @property
-    def begun(self) -> int:
-        """Number of micro-batches of the step to come that were trained on already."""
-        return len(self._micro)
+    def trained(self) -> int:
+        """Number of micro-batches of the step to come that went through the model already."""
+        return sum(micro.forwarded for micro in self._micro)
 
     def begin_pass(self) -> None:
         """Begin a pass over the data: what was left over at the end of the one before is not trained on any more."""

@@ -282,7 +282,7 @@ class Recorder:
 
     @torch.no_grad()
     def _begin_pass(self, arrival: Arrival) -> None:
-        begun = Pass(self._step, self._epoch, self._pending.begun, arrival.ahead, arrival.beginning)
+        begun = Pass(self._step, self._epoch, self._pending.trained, arrival.ahead, arrival.beginning)
         self._pass_due = False
         self._tell(lambda collector: collector.pass_begin(begun, self._writer))
 
@@ -385,6 +385,8 @@ class Recorder:
     def _end(self, *, finished: bool) -> None:
         if self._closed:
             return
+        if finished and self._pending.trained:  # no step followed, but BatchNorm has seen them
+            self._stepped(skipped=True)
         self.flush()
         self._hooks.close()
         if finished and self._started and self._failure is None:

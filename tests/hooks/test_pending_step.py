@@ -119,3 +119,15 @@ def test_the_length_of_a_batch_is_that_of_rows_or_labels() -> None:
     assert length(batch(1, 2)) == 2
     assert length(Batch(None, torch.tensor([1]))) == 1
     assert length(Batch(None, None)) is None
+
+
+def test_those_that_went_through_the_model_are_counted() -> None:
+    pending = PendingStep([])
+    assert pending.trained == 0
+    pending.arrived(Batch(torch.tensor([0]), None))
+    assert pending.trained == 0
+    pending.forwarded()
+    pending.arrived(Batch(torch.tensor([1]), None))
+    assert pending.trained == 1
+    pending.take()
+    assert pending.trained == 0

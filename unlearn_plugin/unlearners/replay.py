@@ -214,7 +214,7 @@ def _not_reproduced(run: RecordedRun, record: TrainingRecord, start: Snapshot, d
         "random numbers of passes whose beginning was not seen": any(begun.states is None for begun in passes),
         "random numbers of workers that were kept from pass to pass": data.random
         and any(begun.workers and begun.seed is None for begun in passes),
-        "what the loader's worker_init_fn did": data.random and data.init is None and any(b.own_init for b in passes),
+        "what the loader's worker_init_fn did": data.random and data.init is None and any(b.own_init and b.workers for b in passes),
         f"parts of the optimizer's state: {', '.join(start.lost)}": bool(start.lost),
     }
     return [what for what, holds in told.items() if holds]
