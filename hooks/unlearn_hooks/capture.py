@@ -1,15 +1,19 @@
 """Looks into the model and the optimizer. The only file that registers hooks; every hook is removed again."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, is_grad_enabled, nn
+from torch import Tensor, enable_grad, is_grad_enabled, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.compiler import is_compiling
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
+from unlearn_hooks.compiled import shown
 from unlearn_hooks.errors import UnlearnError
 
 __all__ = [
@@ -25,6 +29,11 @@ __all__ = [
     "watch_training_entry",
     "watch_training_forward",
 ]
+
+_MISSED = (
+    "The classifier head was not seen at work, so features are not recorded: the model ran compiled before "
+    "record(...), or it goes past that head. Call record(...) before the first step, or name it by Plan(head=...)."
+)
 
 
 def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Module]:
@@ -180,8 +189,8 @@ def module_output(model: nn.Module, name: str) -> Iterator[ModuleOutput]:
 
 
 def _is_training(module: nn.Module) -> bool:
-    """Tell a training pass; not under torch.compile, which would trace the recording into the user's graph."""
-    return not is_compiling() and module.training and is_grad_enabled()
+    """Tell a training pass; under torch.compile both are constants of the graph that is being traced."""
+    return module.training and is_grad_enabled()
 
 
 def logits_of(output: Any) -> Tensor | None:  # noqa: ANN401  # whatever the user's model returns
@@ -194,11 +203,63 @@ def logits_of(output: Any) -> Tensor | None:  # noqa: ANN401  # whatever the use
     return output if isinstance(output, Tensor) and output.ndim == 2 else None
 
 
+class _Passes:
+    """What the training passes of one model showed, compiled or not."""
+
+    def __init__(
+        self, head: nn.Module, saw: Callable[[Tensor | None, Tensor | None], Callable[[], None] | None]
+    ) -> None:
+        self._head = head
+        self._saw = saw
+        self._features: Tensor | None = None
+        self._missed = False
+        self._on_their_way: list[Callable[[], None]] = []
+        self._listening: RemovableHandle | None = None
+        trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+        with enable_grad():
+            # not a hook on the parameter itself: torch.compile would notice it and compile anew
+            self._gradient = get_gradient_edge(trained[0]).node if trained else None
+
+    def entered(self, tensor: Tensor) -> None:
+        self._features = _as_features(self._head, tensor).detach().clone()
+
+    def left(self, output: Tensor | None) -> Callable[[], None] | None:
+        features, self._features = self._features, None
+        if features is None and not self._missed:
+            self._missed = True
+            warnings.warn(_MISSED, RuntimeWarning, stacklevel=2)
+        return self._saw(features, None if output is None else output.detach().clone())
+
+    def compiled(self, what: str, tensor: Tensor | None) -> None:
+        """Take what a compiled model shows; its outputs carry no hooks, so that the head tells of the gradient."""
+        if what == "features" and tensor is not None:
+            self.entered(tensor)
+            return
+        went_back = self.left(tensor)
+        if went_back is not None:
+            self._on_their_way.append(went_back)
+        if self._gradient is not None and self._listening is None:
+            self._listening = self._gradient.register_hook(lambda *_: self._came_back())
+
+    def _came_back(self) -> None:
+        arrived, self._on_their_way = self._on_their_way, []
+        for went_back in arrived:
+            went_back()
+
+    def close(self) -> None:
+        if self._listening is not None:
+            self._listening.remove()
+        self._gradient = None
+
+
 @contextmanager
 def watch_training_forward(
     model: nn.Module, head: nn.Module, saw: Callable[[Tensor | None, Tensor | None], Callable[[], None] | None]
 ) -> Iterator[None]:
-    """Tell the features and logits of every training forward pass: training mode, gradients on, not compiled.
+    """Tell the features and logits of every training forward pass: training mode, gradients on.
+
+    A model that is compiled from now on is seen as well. One that ran compiled before is not: torch.compile does not
+    look for new hooks.
 
     Args:
         model: The model being trained; a deep copy of it, such as an averaged model, is not listened to.
@@ -209,25 +270,31 @@ def watch_training_forward(
     Yields:
         Nothing.
     """
-    features: list[Tensor] = []
+    passes = _Passes(head, saw)
+    with ExitStack() as stack:
+        stack.callback(passes.close)
+        show = stack.enter_context(shown(passes.compiled))
 
-    def enter(caller: nn.Module, args: tuple[Any, ...]) -> None:
-        if caller is head and _is_training(head) and args:
-            features[:] = [_as_features(head, args[0]).detach().clone()]
+        def enter(caller: nn.Module, args: tuple[Any, ...]) -> None:
+            if caller is head and _is_training(head) and args:
+                if not is_compiling():
+                    passes.entered(args[0])
+                else:
+                    show("features", args[0])
 
-    def leave(caller: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401  # the user's
-        if caller is model and _is_training(model):
-            logits = logits_of(output)
-            went_back = saw(features.pop() if features else None, None if logits is None else logits.detach().clone())
-            if went_back is not None and logits is not None and logits.requires_grad:
-                logits.register_hook(lambda gradient: went_back())  # type: ignore[no-untyped-call]
+        def leave(caller: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401  # the user's
+            if caller is model and _is_training(model):
+                logits = logits_of(output)
+                if is_compiling():
+                    show("logits", logits)
+                    return
+                went_back = passes.left(logits)
+                if went_back is not None and logits is not None and logits.requires_grad:
+                    logits.register_hook(lambda gradient: went_back())  # type: ignore[no-untyped-call]
 
-    handles = [head.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
-    try:
+        for handle in (head.register_forward_pre_hook(enter), model.register_forward_hook(leave)):
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -266,26 +333,30 @@ def watch_training_entry(
 
     Args:
         entered: Called with the module and its arguments: the positional ones, and then, as one mapping, those given by
-            name, if there are any.
-        model: The module to watch; ``None`` watches every module of this process, outer ones first, and torch does not
-            tell what is given by name.
+            name, if there are any. A compiled module does not tell its arguments.
+        model: The module to watch; ``None`` watches every module of this process that is not compiled, outer ones
+            first, and torch does not tell what is given by name.
 
     Yields:
         Nothing.
     """
+    with ExitStack() as stack:
+        show = stack.enter_context(shown(lambda what, tensor: entered(model, ()) if model is not None else None))
 
-    def enter(caller: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any] | None = None) -> None:
-        if model in (None, caller) and _is_training(caller):
-            entered(caller, (*args, named) if named else args)
+        def enter(caller: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any] | None = None) -> None:
+            if model not in (None, caller) or not _is_training(caller):
+                return
+            if not is_compiling():
+                entered(caller, (*args, named) if named else args)
+            elif model is not None:
+                show("entry", None)
 
-    if model is None:
-        handle = register_module_forward_pre_hook(enter)
-    else:
-        handle = model.register_forward_pre_hook(enter, with_kwargs=True)
-    try:
+        if model is None:
+            handle = register_module_forward_pre_hook(enter)
+        else:
+            handle = model.register_forward_pre_hook(enter, with_kwargs=True)
+        stack.callback(handle.remove)
         yield
-    finally:
-        handle.remove()
 
 
 def innermost_model(model: nn.Module) -> nn.Module:

@@ -1,5 +1,6 @@
 """Which micro-batches make up the optimizer step to come."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,11 @@ from unlearn_hooks.collector import Batch
 from unlearn_hooks.errors import UnlearnError
 
 __all__ = ["MicroBatch", "PendingStep", "length"]
+
+_UNSEEN = (
+    "The model was not seen at work, so features and losses are not recorded: the loop calls only parts of it, or "
+    "a copy. Give record(...) the module that is called."
+)
 
 
 def length(batch: Batch) -> int | None:
@@ -44,6 +50,7 @@ class PendingStep:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters = parameters
         self.unsure = False
+        self._seen = False  # by now, a training forward pass was seen, or it was said that none is
         self._micro: list[MicroBatch] = []
 
     @property
@@ -108,10 +115,13 @@ class PendingStep:
         """Give the micro-batches of the step that was just made, and begin the next one.
 
         Returns:
-            Those that went through the model; all of them if none was seen to, as with a compiled model.
+            Those that went through the model; all of them if none was seen to, as when it ran compiled before.
         """
         micro, self._micro = self._micro, []
         forwarded = [one for one in micro if one.forwarded]
+        if micro and not forwarded and not self._seen:
+            warnings.warn(_UNSEEN, RuntimeWarning, stacklevel=2)
+        self._seen |= bool(micro)
         self.unsure |= 0 < len(forwarded) < len(micro)
         return tuple(one.batch for one in forwarded or micro)
 

@@ -64,7 +64,7 @@ def record(
 
     Args:
         out: Folder of the record; made if it is missing, readable by its owner only, since it is personal data.
-        model: The model being trained, wrapped or not. In a compiled model features and logits are not seen.
+        model: The model being trained, wrapped or not. If it ran compiled before, features and logits are not seen.
         optimizer: Its optimizer.
         loader: The training loader, if batches are not taken from `Recorder.batches` of the same loader.
         plan: What to record.

@@ -45,11 +45,14 @@ def test_a_second_pass_of_the_same_batch_is_no_batch() -> None:
     assert rows_of(step.take()) == [[1]]
 
 
-def test_without_any_forward_pass_seen_all_that_arrived_is_the_step() -> None:
+def test_without_any_forward_pass_seen_all_that_arrived_is_the_step_and_it_says_so_once() -> None:
     step = pending()
     step.arrived(batch(1))
     step.arrived(batch(2))
-    assert rows_of(step.take()) == [[1], [2]]
+    with pytest.warns(RuntimeWarning, match="the loop calls only parts of it, or a copy"):
+        assert rows_of(step.take()) == [[1], [2]]
+    step.arrived(batch(3))
+    assert rows_of(step.take()) == [[3]]
 
 
 def test_a_loop_that_leaves_batches_out_is_not_believed_for_the_rest_of_the_pass() -> None:

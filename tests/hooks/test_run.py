@@ -13,6 +13,7 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.features import recorded_features
 from unlearn_hooks.loader_tags import DataLoader
 from unlearn_hooks.run import Launcher, main
+from unlearn_hooks.samples import recorded_samples
 from unlearn_hooks.schedule import recorded_schedule
 from unlearn_hooks.training_record import TrainingRecord, weights_digest
 from unlearn_hooks.updates import recorded_updates
@@ -263,36 +264,96 @@ def test_mistakes_are_one_line_without_a_traceback(folder: Path, capsys: pytest.
 
 
 TIMM_TRAIN = os.environ.get("UNLEARN_TIMM_TRAIN", "")
+TORCHVISION_TRAIN = os.environ.get("UNLEARN_TORCHVISION_TRAIN", "")
+
+
+def pictures(folder: Path, *splits: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for split, count in zip(splits, (12, 4), strict=True):
+        for name in "abc":
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                picture = torch.randint(255, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy()
+                Image.fromarray(picture).save(folder / split / name / f"{number}.png")
+
+
+def script(folder: Path, words: list[str], record: str | None) -> None:
+    launcher = [] if record is None else ["-m", "unlearn_hooks.run", "--record", record]
+    command = [sys.executable, *launcher, *words]
+    paths = {"PYTHONPATH": os.pathsep.join([str(HOOKS), os.environ.get("PYTHONPATH", "")])}
+    found = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, **paths}
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+
+
+def check(record: TrainingRecord, epochs: int, *, losses: bool = True) -> None:
+    """All 36 rows in each epoch, features of each, and the losses where the labels are hard."""
+    assert record.complete
+    assert record.ids is not None
+    assert len(record.ids) == 36
+    assert all(update.rows is not None for update in recorded_updates(record))
+    seen = [rows for rows in rows_of(record) if rows is not None]
+    assert sorted(row for rows in seen for row in rows) == sorted(list(range(36)) * epochs)
+    assert recorded_features(record).n == 36 * epochs
+    assert [epoch.rows.tolist() for epoch in recorded_samples(record)] == [list(range(36))] * (epochs if losses else 0)
 
 
 @pytest.mark.skipif(not TIMM_TRAIN, reason="UNLEARN_TIMM_TRAIN does not name timm's train.py, which is in no package")
 @pytest.mark.parametrize(
     "options",
     ["-j 2", "--grad-accum-steps 3", "--model-ema --channels-last --amp --amp-dtype bfloat16", "--opt lookahead_adamw",
-     "--no-prefetcher --mixup 0.2", "--mixup 0.2"],
+     "--no-prefetcher --mixup 0.2", "--mixup 0.2", "--torchcompile aot_eager", "--torchcompile inductor"],
 )  # fmt: skip
 def test_timms_own_script_is_recorded_unmodified_and_trains_the_same(tmp_path: Path, options: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 12), ("validation", 4)):
-        for name in "abc":
-            (tmp_path / "data" / split / name).mkdir(parents=True)
-            for number in range(count):
-                picture = torch.randint(255, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy()
-                Image.fromarray(picture).save(tmp_path / "data" / split / name / f"{number}.png")
-    words = (
-        f"--data-dir data --model test_resnet --num-classes 3 --img-size 32 -b 8 --epochs 2 --device cpu -j 0 {options}"
-    )
+    pictures(tmp_path / "data", "train", "validation")
+    given = "--data-dir data --model test_resnet --num-classes 3 --img-size 32 -b 6 --epochs 2 --device cpu -j 0"
     weights = []
-    for place, launcher in (("with", ["-m", "unlearn_hooks.run", "--record", "rec"]), ("without", [])):
-        command = [sys.executable, *launcher, TIMM_TRAIN, *words.split(), "--output", place]
-        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert found.returncode == 0, found.stderr[-2000:]
+    for place, record in (("with", "rec"), ("without", None)):
+        script(tmp_path, [TIMM_TRAIN, *given.split(), *options.split(), "--output", place], record)
         (checkpoint,) = (tmp_path / place).glob("*/last.pth.tar")
         weights.append(torch.load(checkpoint, weights_only=False)["state_dict"])
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    record = TrainingRecord.open(tmp_path / "rec")
-    updates = recorded_updates(record)
-    assert record.complete
-    assert len(record.ids) == 36
-    assert updates
-    assert all(update.rows is not None for update in updates)
+    check(TrainingRecord.open(tmp_path / "rec"), 2, losses="mixup" not in options)
+
+
+@pytest.mark.skipif(not TIMM_TRAIN, reason="UNLEARN_TIMM_TRAIN does not name timm's train.py, which is in no package")
+def test_timms_own_script_goes_on_into_a_record_of_its_own(tmp_path: Path) -> None:
+    pictures(tmp_path / "data", "train", "validation")
+    given = "--data-dir data --model test_resnet --num-classes 3 --img-size 32 -b 6 --device cpu -j 0 --output"
+    script(tmp_path, [TIMM_TRAIN, *given.split(), "out", "--epochs", "1", "--experiment", "a"], "first")
+    resumed = [*given.split(), "out", "--epochs", "2", "--experiment", "b", "--resume", "out/a/last.pth.tar"]
+    with pytest.raises(AssertionError, match="record of a finished training; record to another folder"):
+        script(tmp_path, [TIMM_TRAIN, *resumed], "first")
+    script(tmp_path, [TIMM_TRAIN, *resumed], "second")
+    for name in ("first", "second"):
+        check(TrainingRecord.open(tmp_path / name), 1)
+    assert "began_late" in (tmp_path / "second" / "rank00000" / "journal.jsonl").read_text()
+
+
+@pytest.mark.skipif(
+    not TORCHVISION_TRAIN,
+    reason="UNLEARN_TORCHVISION_TRAIN does not name references/classification/train.py, which is in no package",
+)
+@pytest.mark.parametrize(
+    "options",
+    ["-j 2", "--model-ema --model-ema-steps 2 --lr-warmup-epochs 1 --lr-warmup-method linear --clip-grad-norm 1",
+     "--mixup-alpha 0.2 --cutmix-alpha 1.0 --label-smoothing 0.1", "--opt adamw --use-v2 --auto-augment ta_wide"],
+)  # fmt: skip
+def test_torchvisions_own_script_is_recorded_unmodified_and_trains_the_same(tmp_path: Path, options: str) -> None:
+    pictures(tmp_path / "data", "train", "val")
+    seeded = tmp_path / "seeded.py"  # it takes no seed
+    seeded.write_text(
+        f"import runpy, sys, torch\nsys.path.insert(0, {str(Path(TORCHVISION_TRAIN).parent)!r})\n"
+        f"torch.manual_seed(0)\nrunpy.run_path({TORCHVISION_TRAIN!r}, run_name='__main__')\n"
+    )
+    given = (
+        "--data-path data --model mobilenet_v3_small --device cpu -b 6 --epochs 2 -j 0 --lr 0.01 "
+        "--train-crop-size 32 --val-resize-size 32 --val-crop-size 32"
+    )
+    weights = []
+    for place, record in (("with", "rec"), ("without", None)):
+        script(tmp_path, [str(seeded), *given.split(), *options.split(), "--output-dir", place], record)
+        weights.append(torch.load(tmp_path / place / "checkpoint.pth", weights_only=False)["model"])
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    check(TrainingRecord.open(tmp_path / "rec"), 2, losses="mixup" not in options)

@@ -146,7 +146,7 @@ class TrainerRecorder(TrainerCallback, ExportableState):  # type: ignore[misc]  
             self._arrive(given if isinstance(given, Mapping) and "labels" in given else None)
 
     def _passed(self) -> None:
-        if self._due:  # a compiled model, or one with replicas, was not seen
+        if self._due:  # a model with replicas, or one that was compiled before, was not seen
             self._arrive(None)
 
     def _arrive(self, batch: Mapping[str, Any] | None) -> None:
