@@ -1,5 +1,5 @@
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +25,11 @@ def begun(**changes: object) -> RecordedPass:
         "workers": 0, "own_init": False,
     }  # fmt: skip
     return RecordedPass(**{**values, **changes})
+
+
+class Stream(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return iter(())
 
 
 class Logged(TensorDataset):
@@ -126,7 +131,7 @@ def test_the_users_loader_is_taken_with_its_collate_function(tmp_path: Path, giv
     ("thing", "words"),
     [
         (3, "gave int"),
-        (type("Stream", (IterableDataset,), {})(), "gave Stream"),
+        (Stream(), "gave Stream"),
         (TensorDataset(torch.zeros(7)), "of 7 samples"),
     ],
 )
