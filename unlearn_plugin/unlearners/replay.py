@@ -110,35 +110,35 @@ class Replay(Unlearner):
         if record is None or retain is None:
             raise UnlearnError("replay needs the record of the training and the retained data; give --record FOLDER.")
         run = RecordedRun.read(record)
-        forget = _rows_of(record, evidence.forget)
-        first = run.first_seen(forget)
-        if first is None:
+        gone = _left_out(record, evidence)
+        first = run.first_seen(gone)
+        if first is None or run.first_seen(_rows_of(record, evidence.forget)) is None:
             raise UnlearnError(
                 "replay found no step that saw any of the samples to forget: the recorded training did without them. "
                 "Look at the ids in the request and at those of the record."
             )
         start = [snapshot for snapshot in run.snapshots if snapshot.step <= first][-1]
         recipe = self._recipe(run, start)
-        data = self._data(record, evidence.forget, retain)
-        _check_all_there(run, data)
+        data = self._data(record, evidence.left_out, retain)
+        _check_all_there(run.rows() - set(gone.tolist()), data)
         fresh = evidence.fresh(evidence.seed)
         rerun = Rerun(fresh, run, data, recipe, accelerator=evidence.accelerator, progress=evidence.progress)
         steps = run.schedule.steps
         with random_states_kept():
             seed_everything(evidence.seed)
-            facts = self._reproduction(rerun, run, record, start)
+            whole = run.rows() <= data.position.keys()
+            facts = self._reproduction(rerun, run, record, start, whole=whole)
             seed_everything(evidence.seed)
-            counts = rerun.go(start, steps, forget)
+            counts = rerun.go(start, steps, gone)
         with torch.no_grad():
             model.load_state_dict(fresh.state_dict())
-        nothing = forget[:0]
         return {
             "from_step": start.step,
             "first_forget_step": first,
             "steps_of_the_run": steps,
             "steps_replayed": counts.steps,
             "steps_that_were_all_forget": counts.emptied,
-            "share_of_the_run": run.samples(start.step, steps, forget) / run.samples(0, steps, nothing),
+            "share_of_the_run": run.samples(start.step, steps, gone) / run.samples(0, steps, gone[:0]),
             **facts,
             "assumed": self._assumed(recipe, data),
             "not_reproduced": _not_reproduced(run, record, start, data),
@@ -158,13 +158,13 @@ class Replay(Unlearner):
         return TrainingData.of_samples(record, *parts) if self.data is None else TrainingData.named(self.data, record)
 
     def _reproduction(
-        self, rerun: Rerun, run: RecordedRun, record: TrainingRecord, start: Snapshot
+        self, rerun: Rerun, run: RecordedRun, record: TrainingRecord, start: Snapshot, *, whole: bool
     ) -> dict[str, bool | int | float | None]:
         """Run with F up to a recorded state, a pass or a quarter of the run away at most, and compare."""
         steps = run.schedule.steps
         one_pass = min((begun.step for begun in run.passes if begun.step > start.step), default=steps) - start.step
         target = None
-        if self.check:
+        if self.check and whole:  # samples of earlier requests may be deleted
             target = next_state(start, one_pass, steps // 4, run.snapshots, recorded_updates(record))
         weights = {} if target is None else target.weights()
         if target is None or not weights:
@@ -196,8 +196,18 @@ def _rows_of(record: TrainingRecord, samples: Samples) -> Int64[Tensor, " k"]:
     return torch.tensor([row_of[name] for name in samples.ids if name in row_of], dtype=torch.int64)
 
 
-def _check_all_there(run: RecordedRun, data: TrainingData) -> None:
-    missing = len(run.rows() - data.position.keys())
+def _left_out(record: TrainingRecord, evidence: Evidence) -> Int64[Tensor, " k"]:
+    """Rows of F and of earlier requests, and those that the data do not hold any more since such a request."""
+    rows = _rows_of(record, evidence.left_out)
+    if evidence.earlier is None or record.ids is None:
+        return rows
+    there = evidence.earlier.data.row_of
+    deleted = [row for row, name in enumerate(record.ids) if name not in there]
+    return torch.cat([rows, torch.tensor(deleted, dtype=torch.int64)])
+
+
+def _check_all_there(wanted: set[int], data: TrainingData) -> None:
+    missing = len(wanted - data.position.keys())
     if missing:
         raise UnlearnError(
             f"replay lacks {missing} of the samples that training saw; give the whole training data, with "
@@ -214,7 +224,9 @@ def _not_reproduced(run: RecordedRun, record: TrainingRecord, start: Snapshot, d
         "random numbers of passes whose beginning was not seen": any(begun.states is None for begun in passes),
         "random numbers of workers that were kept from pass to pass": data.random
         and any(begun.workers and begun.seed is None for begun in passes),
-        "what the loader's worker_init_fn did": data.random and data.init is None and any(b.own_init and b.workers for b in passes),
+        "what the loader's worker_init_fn did": data.random
+        and data.init is None
+        and any(b.own_init and b.workers for b in passes),
         f"parts of the optimizer's state: {', '.join(start.lost)}": bool(start.lost),
     }
     return [what for what, holds in told.items() if holds]

@@ -1,6 +1,7 @@
 """replay against trainings that really never had F: equal in every bit of every parameter and buffer."""
 
 import copy
+import dataclasses
 import os
 import subprocess
 import sys
@@ -139,6 +140,15 @@ def test_a_run_that_was_killed_and_went_on_is_replayed_as_it_went(tmp_path: Path
     model, facts = ran(run)
     assert facts["steps_of_the_run"] == 20
     assert facts["reproduces_the_run"] is True
+    assert same(model, run.without(FORGET))
+
+
+def test_what_earlier_requests_named_stays_out(tmp_path: Path) -> None:
+    run = LiveRun(tmp_path / "record", epochs=2).recorded()
+    second = dataclasses.replace(run.evidence(FORGET[:2]), retain=run.evidence().retain)
+    second = dataclasses.replace(second, earlier=run.evidence(FORGET[2:]).forget)
+    model = fresh_net(1)
+    assert Replay().unlearn(model, second)["reproduces_the_run"] is True
     assert same(model, run.without(FORGET))
 
 
