@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from unlearn_hooks.controls import recorded_holdout
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.schedule import Group, Schedule, recorded_schedule
 from unlearn_hooks.training_record import TrainingRecord
@@ -92,8 +93,8 @@ class Recipe:
     def of(cls, record: TrainingRecord) -> "Recipe":
         """The recipe that a recorded run was trained by: optimizer, parameter groups, rates, epochs and batch size.
 
-        The number of epochs is that of the samples seen over the size of the training set. The loss is not recorded;
-        it is taken to be the cross-entropy.
+        The number of epochs is that of the samples seen over the size of the training set: the recorded data without
+        the holdout that was set apart. The loss is not recorded; it is taken to be the cross-entropy.
 
         Args:
             record: What training left behind.
@@ -128,7 +129,7 @@ class Recipe:
             weight_decay=group.weight_decay,
             betas=(group.betas[0], group.betas[1]) if group.betas else cls.betas,
             eps=cls.eps if group.eps is None else group.eps,
-            epochs=max(1, round(float(sizes.double().mean()) * schedule.steps / record.data["n"])),
+            epochs=max(1, round(float(sizes.double().mean()) * schedule.steps / _trained(record))),
             batch_size=int(sizes.max()),
             schedule="recorded",
             recorded=schedule,
@@ -185,6 +186,12 @@ class Recipe:
             names=names, momentum=self.momentum, dampening=self.dampening, nesterov=self.nesterov,
             weight_decay=self.weight_decay, betas=self.betas, eps=self.eps,
         )  # fmt: skip
+
+
+def _trained(record: TrainingRecord) -> int:
+    """Samples that training went through in an epoch."""
+    held = recorded_holdout(record)
+    return int(record.data["n"]) - (0 if held is None else len(held.tuning) + len(held.verdict))
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:

@@ -1,17 +1,20 @@
 import copy
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from tests.conftest import BATCH, EPOCHS, World, fresh_net, image_data
+from unlearn_hooks import holdout, record
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.schedule import Group, recorded_schedule
-from unlearn_hooks.training_record import weights_digest
+from unlearn_hooks.training_record import TrainingRecord, weights_digest
 from unlearn_plugin.data import Samples
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.training import Recipe, private_randomness, refresh_batchnorm, train
@@ -80,6 +83,20 @@ def test_the_recipe_of_a_record_is_that_of_the_training(world: World) -> None:
     recipe = Recipe.of(world.record)
     assert (recipe.optimizer, recipe.epochs, recipe.batch_size, recipe.schedule) == ("sgd", EPOCHS, BATCH, "recorded")
     assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.1, 0.9, 5e-4)
+
+
+def test_what_was_set_apart_before_training_does_not_count_as_an_epoch(tmp_path: Path) -> None:
+    images, labels = torch.randn(60, 4), torch.arange(60) % 3
+    held = holdout(TensorDataset(images, labels), n=40, seed=0, labels=labels)
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with record(tmp_path / "record", model, optimizer, holdout=held) as recorder:
+        for _ in range(6):
+            for batch, wanted in recorder.batches(DataLoader(held.train, batch_size=5)):
+                optimizer.zero_grad()
+                F.cross_entropy(model(batch), wanted).backward()
+                optimizer.step()
+    assert Recipe.of(TrainingRecord.open(tmp_path / "record")).epochs == 6
 
 
 def test_recorded_rates_are_followed_step_by_step_and_stretched_to_shorter_runs(world: World) -> None:

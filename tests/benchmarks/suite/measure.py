@@ -91,7 +91,9 @@ class Judge:
         }
         if verdict and model is not self.world.original:
             row |= self._verdict(model, found, exact)
-        self._forget(model)
+        if model is not self.world.original:
+            self.trial.release(model)
+            self.seen.release(model)
         return row
 
     def _measured(self, model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
@@ -117,13 +119,6 @@ class Judge:
             })
         )
         return {"verdict": verdict.status, "outcome": verdict.outcome, "reason": verdict.reasons[0]}
-
-    def _forget(self, model: nn.Module) -> None:
-        """The trials hold every model they saw; after a few hundred that is too much."""
-        for trial in (self.trial, self.seen):
-            for key in [key for key, (held, _) in trial._outputs.items() if held is model]:
-                if model is not self.world.original:
-                    del trial._outputs[key]
 
 
 def gap(row: Mapping[str, Any], references: Sequence[Mapping[str, Any]]) -> float:

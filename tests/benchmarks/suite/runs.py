@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def methods() -> tuple[str, ...]:
     return tuple(name for name in unlearners().names() if name != "retrain")
 
 
+@cache
 def version(method: str) -> str:
     """Digest of a method's code and of what it imports of the methods' own code, comments and docstrings aside."""
     seen: dict[str, str] = {}
