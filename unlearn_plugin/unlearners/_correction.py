@@ -261,14 +261,14 @@ class _Walk:
         kind, rules = self.settings.curvature, self.history.rules
         if kind == "scalar":
             asked = self._asked_for()
-            self.bend = (curvature_along(pairs_of(self._points(), rules)) or 0.0) if asked is None else asked
+            self.bend = (curvature_along(list(pairs_of(self._points(), rules))) or 0.0) if asked is None else asked
         elif kind == "diagonal":
             count = len(self._seen.updates)
             moments = scaled(self.delta, 0.0)
-            for point in self._points():
-                root = point.gradient if point.preconditioner is None else point.preconditioner
+            for update in self._seen.updates:
+                root = self._here(update.preconditioner() or update.gradient())
                 moments = {name: value + root[name].square() / count for name, value in moments.items()}
-            self.bend = scaled(moments, moment_scale(pairs_of(self._points(), rules), moments) or 0.0)
+            self.bend = scaled(moments, moment_scale(list(pairs_of(self._points(), rules)), moments) or 0.0)
         elif kind == "lbfgs":
             self.secants = secant_curvature(list(pairs_of(self._points(), rules)))
 
@@ -278,13 +278,13 @@ class _Walk:
         return self.history.settled().thinned(self.settings.steps)
 
     def _points(self) -> Iterator[Point]:
-        """Weights and gradients of recorded steps; those of `lbfgs` from the same retained samples, if there are any.
+        """Weights and gradients of recorded steps; the gradients from the same retained samples, if there are any.
 
         Yields:
             The points, ascending.
         """
         samples = None
-        if self.evidence.retain is not None and self.settings.curvature == "lbfgs":
+        if self.evidence.retain is not None:
             samples = self._some(self.evidence.retain, self.settings.batch_size)
         for update in self._seen.updates:
             roots = update.preconditioner()

@@ -2,7 +2,8 @@
 
 Between two recorded steps, H s = y with s = theta_2 - theta_1 and y = g_2 - g_1. Where the gradients come from
 different batches, the noise of the batch behind g_1 is in s and in y: s holds -(its travel) g_1. So y is compared along
-z = s + travel g_1, which the noise of g_1 does not reach.
+z = s + travel g_1, which the noise of g_1 does not reach while the stride is short against 1 / h. In a longer one part
+of it has been pulled back already: then z holds some of it the other way round, and too little curvature is found.
 """
 
 import math
@@ -44,19 +45,26 @@ class Point:
 
 @dataclass(frozen=True)
 class Pair:
-    """What two neighbours say: H `way` = `change`, to be compared along `clean`, in the metric of `stretched` ways.
+    """What two neighbours say: H `way` = `change`.
 
     Attributes:
         way: s.
         change: y.
-        clean: z; the way itself where there is no noise.
         stretched: P s, what curvature 1 makes of the way; s itself for SGD.
+        noise: travel g_1; ``None`` where there is no noise.
     """
 
     way: Tensors
     change: Tensors
-    clean: Tensors
     stretched: Tensors
+    noise: Tensors | None = None
+
+    @property
+    def clean(self) -> Tensors:
+        """The way without the noise of the first gradient: z."""
+        if self.noise is None:
+            return self.way
+        return {name: value + self.noise[name] for name, value in self.way.items()}
 
 
 def pairs_of(points: Iterable[Point], rules: Mapping[str, Rule]) -> Iterator[Pair]:
@@ -74,18 +82,15 @@ def pairs_of(points: Iterable[Point], rules: Mapping[str, Rule]) -> Iterator[Pai
         y = {name: second.gradient[name] - value for name, value in first.gradient.items()}
         roots = first.preconditioner
         stretched = s if roots is None else {name: roots[name] * value for name, value in s.items()}
-        yield Pair(s, y, s if first.same_samples else _without_noise(first, s, second.step, rules), stretched)
-
-
-def _without_noise(first: Point, way: Tensors, stop: int, rules: Mapping[str, Rule]) -> Tensors:
-    """Compute z = s + travel g_1 with the travel of one gradient, through the momentum, up to the step `stop`."""
-    clean, roots = {}, first.preconditioner
-    for name, value in way.items():
-        rule = rules[name]
-        travel = first.rates[name] * rule.gain * (1.0 - math.pow(rule.momentum, stop - first.step))
-        pushed = first.gradient[name] if roots is None else first.gradient[name] / roots[name]
-        clean[name] = value + travel * pushed
-    return clean
+        if first.same_samples:
+            yield Pair(s, y, stretched)
+            continue
+        noise, steps = {}, second.step - first.step
+        for name, g in first.gradient.items():
+            rule = rules[name]  # momentum spreads a gradient over the steps to come; some of it is still to be made
+            travel = first.rates[name] * rule.gain * (1.0 - math.pow(rule.momentum, steps))
+            noise[name] = travel * (g if roots is None else g / roots[name])
+        yield Pair(s, y, stretched, noise)
 
 
 def curvature_along(pairs: Iterable[Pair]) -> float | None:
@@ -99,8 +104,9 @@ def curvature_along(pairs: Iterable[Pair]) -> float | None:
     """
     slope = length = 0.0
     for pair in pairs:
-        slope += dot(pair.clean, pair.change)
-        length += dot(pair.clean, pair.stretched)
+        clean = pair.clean
+        slope += dot(clean, pair.change)
+        length += dot(clean, pair.stretched)
     return max(0.0, slope / length) if length > 0 else None
 
 
@@ -121,8 +127,9 @@ def moment_scale(pairs: Iterable[Pair], moments: Tensors) -> float | None:
     """
     slope = length = 0.0
     for pair in pairs:
-        slope += dot(pair.clean, pair.change)
-        length += dot(pair.clean, {name: moments[name] * value for name, value in pair.way.items()})
+        clean = pair.clean
+        slope += dot(clean, pair.change)
+        length += dot(clean, {name: moments[name] * value for name, value in pair.way.items()})
     return max(0.0, slope / length) if length > 0 else None
 
 
@@ -153,7 +160,7 @@ def secant_curvature(pairs: Sequence[Pair]) -> Product | None:
     if not kept.any():
         return None
     basis = turns[:, kept] / sizes[kept].sqrt()  # U = S basis
-    noisy = any(pair.clean is not pair.way for pair in pairs)
+    noisy = any(pair.noise is not None for pair in pairs)
     if noisy:
         clean = [pair.clean for pair in pairs]
         inside = _symmetric(

@@ -76,9 +76,9 @@ class Mini(Unlearner):
     curvature: Literal["hvp", "lbfgs", "diagonal", "scalar", "none"] = field(
         default="hvp",
         metadata={
-            "help": "hvp: exact products on retained samples. From the record alone: lbfgs: secants between recorded "
-            "steps (cleaner with retained samples); diagonal: squared gradients, scaled to the curvature along the "
-            "way; scalar: that curvature for all weights; none: never pulled back, for short windows only."
+            "help": "hvp: exact products on retained samples. From the record, cleaner with retained samples: lbfgs: "
+            "secants between recorded steps; diagonal: squared gradients, scaled to the curvature along the way; "
+            "scalar: that curvature for all weights; none: never pulled back, for short windows only."
         },
     )
     contraction: float | None = field(

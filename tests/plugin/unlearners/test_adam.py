@@ -92,7 +92,7 @@ def test_a_window_that_begins_late_comes_nearer_the_longer_it_is() -> None:
 
 
 def test_the_first_step_of_adam_depends_on_signs_alone() -> None:
-    """At step 0, m / sqrt(v) = sign(g): an impulse that turns no sign changes nothing, one that does moves by 2 rates."""
+    """At step 0, m / sqrt(v) = sign(g): only an impulse that turns a sign moves a weight, by two rates."""
     delta: Tensors = {"theta": torch.zeros(3).double()}
     g = torch.tensor([1.0, -2.0, 0.5]).double()
     impulse = torch.tensor([3.0, 0.5, -1.0]).double()
