@@ -21,7 +21,8 @@ _watching: dict[str, Show] = {}
 _numbers = itertools.count()
 
 
-@torch.compiler.disable  # some backends run the operation where what it calls would be compiled as well
+# some backends run the operation where what it calls would be compiled as well
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _tell(watcher: str, what: str, tensor: Tensor | None) -> None:
     watch = _watching.get(watcher)  # a compiled graph outlives the recording
     if watch is not None:

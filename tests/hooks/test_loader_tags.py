@@ -109,6 +109,11 @@ LOADERS: dict[str, Callable[[int], Any]] = {
     "sampler of lists": lambda workers: DataLoader(
         _Collated(), None, sampler=BatchSampler(range(N), 8, drop_last=False), num_workers=workers
     ),
+    "rows with sizes": lambda workers: DataLoader(
+        _Sized(),
+        batch_sampler=[[(row, 32 + row) for row in range(first, min(first + 8, N))] for first in range(0, N, 8)],
+        num_workers=workers,
+    ),
     "subset": lambda workers: DataLoader(Subset(Pixels(), range(50, 5, -2)), 8, shuffle=True, num_workers=workers),
     "half of a split": lambda workers: DataLoader(random_split(Pixels(), [20, 33])[1], 8, num_workers=workers),
     "two roots": lambda workers: DataLoader(
@@ -132,6 +137,13 @@ class _Collated(Pixels):
     def __getitem__(self, rows: list[int]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         images, labels = zip(*[Pixels()[row] for row in rows], strict=True)
         return torch.stack(images), torch.tensor(labels)
+
+
+class _Sized(Pixels):
+    """As timm's scheduled image sizes ask for samples."""
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, int]:  # type: ignore[override]
+        return Pixels()[index[0]]
 
 
 @pytest.fixture(params=["fetcher", "wrapped copy"])
