@@ -222,10 +222,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: What follows ``python -m unlearn_hooks.run``; ``None`` takes it from the process.
     """
-    parser = argparse.ArgumentParser(prog="python -m unlearn_hooks.run", description="Record a script's training.")
+    parser = argparse.ArgumentParser(
+        prog="python -m unlearn_hooks.run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Record the training of a script that stays as it is: the weights come out the same.",
+        epilog="example:\n  python -m unlearn_hooks.run --record runs/b/record train.py --epochs 90 --lr 0.1\n\n"
+        "Afterwards: unlearn inspect runs/b/record. The record is personal data; keep it where the training data are.",
+    )
     parser.add_argument("--record", type=Path, default=Path("record"), help="folder of the record (default: record)")
     parser.add_argument("script", help="the training script")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own arguments")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
     options = parser.parse_args(arguments)
     sys.argv = [options.script, *options.arguments]
     sys.path[0] = str(Path(options.script).resolve().parent)  # where python itself would look for the script's modules

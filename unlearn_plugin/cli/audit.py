@@ -32,7 +32,6 @@ _NAMES = {
     required=True,
     metavar="MODEL",
     help="Trained without F; give 3 or more.",
-    extra="required",
 )
 @click.option(
     "--unlearned",

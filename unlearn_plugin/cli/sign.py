@@ -26,7 +26,6 @@ PASSPHRASE = "UNLEARN_KEY_PASSPHRASE"  # environment variable, for machines wher
     type=click.Path(path_type=Path),
     metavar="KEY.pem",
     help="Private key of `unlearn keygen`.",
-    extra="required",
 )
 def sign(out: Path, key: Path) -> None:
     """Sign the output folder OUT: its weights, report, page, card and evidence, as they are now.

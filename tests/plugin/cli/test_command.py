@@ -131,3 +131,8 @@ def test_the_commands_that_only_look_answer_in_json(words: tuple[str, ...], tmp_
         mini = next(method for method in document["methods"] if method["name"] == "mini")
         assert {"summary", "needs", "exact", "source", "options"} < set(mini)
         assert {option["name"] for option in mini["options"]} >= {"steps", "curvature"}
+
+
+@pytest.mark.parametrize("command", ["audit", "sign"])
+def test_what_is_required_is_said_once(command: str) -> None:
+    assert invoke(command, "--help").output.count("[required]") == 1
