@@ -102,6 +102,7 @@ several optimizers, optimizers in optimizers, parameters without gradient
     frameworks/test_lightning.of_several_optimizers_the_one_that_trains_the_named_part_is_recorded
     test_updates.a_parameter_without_gradient_is_absent_and_not_zero
 padded and repeated samples
+    test_loader_tags.rows_are_exact_without_workers
     frameworks/test_accelerate.two_processes_record_their_own_rows_and_keep_padded_duplicates
 parts of data sets
     test_ids.rows_are_resolved_to_the_root_through_any_depth
