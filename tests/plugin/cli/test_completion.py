@@ -70,9 +70,10 @@ def test_methods_of_a_comparison_are_completed_one_after_the_other() -> None:
     method, option = (next(one for one in compare.params if one.name == name) for name in ("method", "options"))
     assert [item.value for item in method.shell_complete(ctx, "retrain,mu")] == ["retrain,muda"]
     assert "retrain,finetune:epochs=5" in [item.value for item in method.shell_complete(ctx, "retrain,finetune:ep")]
-    assert "muda:alpha=1:rounds=" in method.shell_complete(ctx, "muda:alpha=1:rounds=")[0].value
+    later = [item.value for item in method.shell_complete(ctx, "finetune:epochs=2:sc")]
+    assert later == ["finetune:epochs=2:schedule=cosine"]
     ctx.params["method"] = "finetune,retrain:seed=1"
-    assert [item.value for item in option.shell_complete(ctx, "ep")] == ["epochs=none"]
+    assert [item.value for item in option.shell_complete(ctx, "ep")] == ["epochs=5", "epochs=none"]
     assert [item.value for item in option.shell_complete(ctx, "finetune.ep")] == ["finetune.epochs=5"]
 
 
