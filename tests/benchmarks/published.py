@@ -30,12 +30,11 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torchvision import datasets
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "hooks")]
 
-from tests.conftest import image_data
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.recorder import record
 from unlearn_hooks.training_record import TrainingRecord
@@ -52,6 +51,14 @@ TRAINED, HELD_OUT, EPOCHS, BATCH, RATE = 1_000, 1_600, 15, 32, 0.05
 REFERENCES, TUNING_REFERENCES = (10, 11, 12), (13,)
 ACCELERATOR, QUIET = Accelerator(cpu=True), Progress(enabled=False)
 Numbers = dict[str, float]
+
+
+def image_data(images: Tensor, labels: Tensor) -> ImageData:
+    """Images and labels as the plugin's data, with the row as id."""
+    return ImageData(
+        dataset=[(image, int(label)) for image, label in zip(images, labels, strict=True)],
+        ids=tuple(map(str, range(len(labels)))), labels=labels, classes=tuple("0123456789"), deterministic=True,
+    )  # fmt: skip
 
 
 class Net(nn.Sequential):

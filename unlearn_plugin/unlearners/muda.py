@@ -62,7 +62,7 @@ class Muda(Unlearner):
     Source: MUDA, arXiv 2407.17710 (WACV 2025). Only the abstract was at hand: the alignment, its alternation with
     recovery and the self-distillation are theirs. Ours are the uncentred second moment, the number of directions by
     energy, both teachers, the distillation in the recovery, the refreshed directions after each round, and F among
-    retained samples; each has its option, and docs/methods.md what becomes of it without.
+    retained samples; each has its option.
     """
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
