@@ -128,7 +128,7 @@ def test_at_high_ratios_it_still_comes_nearer_to_the_run_without_f(run: Recorded
         part = {} if not options else {"retain": Samples(run.data, others(forget)[:20])}
         model = copy.deepcopy(run.model)
         values = {"retain": Samples(run.data, others(forget)), **part}
-        facts = Mini(**options).unlearn(model, run.evidence(forget, **values))
+        facts = Mini(**options, limit=2.0).unlearn(model, run.evidence(forget, **values))
         assert facts["correction_norm"] > 0
         assert distance(model, truth) < (0.9 if options else 0.3) * distance(run.model, truth)
 
