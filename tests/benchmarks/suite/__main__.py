@@ -72,11 +72,11 @@ def _answer(arguments: argparse.Namespace, suite: Suite, place: tuple[str, str, 
 
 
 def _show(lines: list[runs.Line], docs: Path) -> None:
+    for place in sorted({(line["dataset"], line["arch"], line["request"]) for line in lines}):
+        found = table.rows(lines, *place)
+        if place[2] == "random" and found:
+            picture.draw(found, ", ".join(place), docs / "pictures" / f"{'-'.join(place)}.png")
     table.write(lines, docs / "benchmarks.md")
-    for dataset, arch, request in sorted({(line["dataset"], line["arch"], line["request"]) for line in lines}):
-        found = table.rows(lines, dataset, arch, request)
-        if request == "random" and found:
-            picture.draw(found, f"{dataset}, {arch}, {request}", docs / "pictures" / f"{dataset}-{arch}.png")
 
 
 if __name__ == "__main__":

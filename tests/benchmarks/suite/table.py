@@ -173,6 +173,9 @@ def write(lines: Sequence[Line], page: Path) -> None:
         place = (match[1], match[2], match[3])
         tables[place] = rows(lines, *place)
         content = as_markdown(tables[place]) if tables[place] else "Not measured yet."
+        drawn = Path("pictures") / f"{'-'.join(place)}.png"
+        if tables[place] and (page.parent / drawn).exists():
+            content = f"![Distance to the retrained models against cost]({drawn.as_posix()})\n\n{content}"
         return f"<!-- suite {' '.join(place)} begin -->\n\n{content}\n\n<!-- end -->"
 
     text = _MARK.sub(one, text)
