@@ -79,6 +79,11 @@ class _Findings:
         if finding:
             self.found.append(finding)
 
+    def complain(self) -> None:
+        """Raise all that was found, if anything was."""
+        if self.found:
+            raise UnlearnError.of(self.found)
+
 
 def prepare(job: Job, *, writing: bool = True, data: tuple[MapDataset, MapDataset] | None = None) -> Prepared:
     """Check the whole job and load its parts; nothing is written and no tensor is changed.
@@ -116,8 +121,7 @@ def prepare(job: Job, *, writing: bool = True, data: tuple[MapDataset, MapDatase
     findings.add(_check_needs(job, method) if method else None)
     findings.add(_check_reference(checkpoint, reference) if checkpoint and reference else None)
     findings.add(_check_record_of_model(record, checkpoint) if record and checkpoint else None)
-    if findings.found:
-        raise UnlearnError.of(findings.found)
+    findings.complain()
     if not (method and accelerator and checkpoint and manifest and read and splits) or trials is None:
         raise RuntimeError("a part is missing without a finding")  # a bug of ours, not the user's mistake
     return Prepared(

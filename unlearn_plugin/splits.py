@@ -135,15 +135,12 @@ class Splits:
         gone = torch.stack([torch.zeros_like(untrained), *(rows for rows, _, _ in before)]).any(0) & ~untrained
         findings += _check_again(manifest, train, gone)
         chosen &= ~(untrained | gone)
-        if not findings and not bool(chosen.any()):
-            findings.append("Earlier requests named all that this one names, so there is nothing to do.")
-        if bool((chosen | untrained | gone).all()):
-            findings.append("The request names all of the training data, so nothing is left to keep; delete the model.")
-        if not findings:
-            findings += _check_controls(train, torch.cat([tuning.labels, verdict.labels]), chosen)
+        kept = ~(chosen | untrained | gone)
+        labels = torch.cat([tuning.labels, verdict.labels])
+        findings += _check_parts(train, labels, chosen, kept, names_fit=not findings)
         if findings:
             raise UnlearnError.of(findings)
-        retain = _thin((~(chosen | untrained | gone)).nonzero().flatten(), train.labels, retain_fraction, generator)
+        retain = _thin(kept.nonzero().flatten(), train.labels, retain_fraction, generator)
         forget = Samples(train, chosen.nonzero().flatten())
         return cls(
             forget=forget,
@@ -288,6 +285,23 @@ def _choose(manifest: ForgetManifest, train: ImageData) -> tuple[Bool[Tensor, " 
         chosen[rows] = True
         owners.update(dict.fromkeys(rows, entry.subject) if entry.subject else {})
     return chosen, classes, owners
+
+
+def _check_parts(
+    train: ImageData,
+    control_labels: Int64[Tensor, " c"],
+    chosen: Bool[Tensor, " n"],
+    kept: Bool[Tensor, " n"],
+    *,
+    names_fit: bool,
+) -> list[str]:
+    """See that there is something to forget, something to keep, and something to judge with."""
+    findings = []
+    if names_fit and not bool(chosen.any()):
+        findings.append("Earlier requests named all that this one names, so there is nothing to do.")
+    if not bool(kept.any()):
+        findings.append("The request names all of the training data, so nothing is left to keep; delete the model.")
+    return findings or (_check_controls(train, control_labels, chosen) if names_fit else [])
 
 
 def _check_controls(train: ImageData, controls: Int64[Tensor, " controls"], chosen: Bool[Tensor, " n"]) -> list[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tests.plugin.pictures import write_digits
 from unlearn_hooks.capture import find_head, head_input, watch_training_forward
-from unlearn_plugin import pipeline
+from unlearn_plugin import judging, pipeline
 from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.job import Job
 from unlearn_plugin.registry import metrics
@@ -321,7 +321,7 @@ def leave_out_what_is_the_same_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two thirds of the time: the page, and all but one metric each that looks at logits, features and weights."""
     family = metrics()
     few = SimpleNamespace(names=lambda: ["change", "linear_probe", "utility"], get=family.get, create=family.create)
-    monkeypatch.setattr(pipeline, "metrics", lambda: few)
+    monkeypatch.setattr(judging, "metrics", lambda: few)
     monkeypatch.setattr(pipeline, "render_html", lambda report: "")
 
 

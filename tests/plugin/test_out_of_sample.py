@@ -13,13 +13,14 @@ from tests.plugin.reference_world import POOL, ReferenceWorld, reference_job
 from unlearn_hooks import TrainingRecord, UnlearnError, holdout, record
 from unlearn_hooks.references import recorded_references
 from unlearn_plugin.data import Samples
+from unlearn_plugin.judging import make_trial
 from unlearn_plugin.metrics.base import Metric
 from unlearn_plugin.metrics.calibrated_membership import CalibratedMembership
 from unlearn_plugin.metrics.completeness import Completeness
 from unlearn_plugin.metrics.membership import Membership
 from unlearn_plugin.metrics.three_way import ThreeWay
 from unlearn_plugin.out_of_sample import judge_references, sealed_ids
-from unlearn_plugin.pipeline import _evidence, make_trial, run
+from unlearn_plugin.pipeline import _evidence, run
 from unlearn_plugin.preparation import prepare
 from unlearn_plugin.primary import LARGEST_MARGIN, PART_OF_EFFECT
 from unlearn_plugin.progress import Progress

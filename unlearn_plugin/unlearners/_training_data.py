@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.ids import batch_labels, data_fingerprint, dataset_labels, first_tensor, root_count, root_rows
@@ -18,6 +18,7 @@ from unlearn_hooks.loader_tags import inner_loaders
 from unlearn_hooks.snapshots import RecordedPass
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.data import Samples
+from unlearn_plugin.reading import MapDataset
 from unlearn_plugin.user_code import load_function
 
 __all__ = ["TrainingData", "seed_everything"]
@@ -35,7 +36,7 @@ class TrainingData:
         random: Reading may draw random numbers, so that it matters in which process and in which order.
     """
 
-    dataset: Dataset[Any]
+    dataset: MapDataset
     position: Mapping[int, int]
     collate: Callable[[Any], Any] | None
     init: Callable[[int], None] | None = None
@@ -119,7 +120,7 @@ class TrainingData:
         if begun.seed is not None:
             generator.set_state(begun.seed)
         loader: DataLoader[Any] = DataLoader(
-            self.dataset,
+            self.dataset,  # type: ignore[arg-type]  # torch needs no more of a data set than this one has
             batch_sampler=positions,
             num_workers=workers,
             collate_fn=self.collate,

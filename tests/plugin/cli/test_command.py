@@ -56,7 +56,7 @@ def test_options_stand_in_groups_with_what_is_required_the_default_and_the_allow
     text = help_of("apply", 200)
     headings = [line.rstrip(":").lower() for line in text.splitlines() if line.endswith(":") and line[0] != " "]
     assert headings == [*(group.value for group in Group), "more"]
-    assert "One of: finetune, l1_sparse, mini," in text
+    assert "One of: finetune, l1_sparse, matching, mini," in text
     assert "[default: 256]" in text
     assert text.count("[required]") == sum(setting.required for setting in settings().values())
 

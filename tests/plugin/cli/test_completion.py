@@ -53,7 +53,7 @@ def bash(line: str, environment: dict[str, str]) -> list[str]:
 def test_bash_completes_commands_options_and_methods(shell_environment: dict[str, str]) -> None:
     assert bash("unlearn ap", shell_environment) == ["apply"]
     assert bash("unlearn apply --forg", shell_environment) == ["--forget"]
-    assert bash("unlearn apply --method m", shell_environment) == ["mini", "mixunlearn", "muda"]
+    assert bash("unlearn apply --method m", shell_environment) == ["matching", "mini", "mixunlearn", "muda"]
     assert bash("unlearn methods ret", shell_environment) == ["retrain"]
     assert bash("unlearn completion ", shell_environment) == ["bash", "zsh", "fish"]
 

@@ -39,8 +39,8 @@ def test_evidence_holds_no_controls_of_the_judge() -> None:
     """What a method can see, it can game."""
     names = {field.name for field in dataclasses.fields(Evidence)}
     assert names == {
-        "forget", "retain", "tuning", "record", "classes", "forgotten_classes", "one_subject", "fresh", "accelerator",
-        "seed", "progress",
+        "forget", "retain", "tuning", "record", "classes", "forgotten_classes", "one_subject", "earlier", "fresh",
+        "accelerator", "seed", "progress",
     }  # fmt: skip
 
 

@@ -45,6 +45,7 @@ from tests.plugin.conftest import job_for
 from tests.plugin.unlearners.small_world import SmallWorld, make_world
 from unlearn_hooks.training_record import weights_digest
 from unlearn_plugin import pipeline
+from unlearn_plugin.cost import Cost
 from unlearn_plugin.data import Samples
 from unlearn_plugin.job import Job
 from unlearn_plugin.job_file import read_job, write_job_file
@@ -383,11 +384,11 @@ def seconds_of_the_method(measure_inside: bool, scene: SimpleNamespace, out: Pat
     class Stop(Exception):  # noqa: N818  # no error
         pass
 
-    def procedure(prepared: object, facts: object, seconds: float) -> dict[str, object]:
-        raise Stop(seconds)
+    def procedure(prepared: object, facts: object, cost: Cost) -> dict[str, object]:
+        raise Stop(cost.seconds)
 
     real = time.perf_counter
-    patch.setattr(pipeline.time, "perf_counter", lambda: real() + late[0])
+    patch.setattr(time, "perf_counter", lambda: real() + late[0])
     patch.setattr(pipeline, "inspect_change", slow)
     patch.setattr(pipeline, "_procedure", procedure)
     patch.setattr(unlearners().get("finetune"), "unlearn", lambda self, model, evidence: unlearn(model, evidence))

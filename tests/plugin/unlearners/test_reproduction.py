@@ -1,15 +1,21 @@
-from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from unlearn_hooks.snapshots import Snapshot
+from unlearn_hooks.training_record import Shard
+from unlearn_hooks.updates import Update, _Latest
 from unlearn_plugin.unlearners._reproduction import compare, next_state
 
 
-@dataclass
-class State:
-    step: int
+def snapshot(step: int) -> Snapshot:
+    return Snapshot(step, 0, 0, "", (), None, (), _shard=Shard("snapshot", step, step, {}, Path()))
+
+
+def update(step: int) -> Update:
+    return Update(step, 0, (), (), _Latest())
 
 
 def model() -> nn.Module:
@@ -27,14 +33,14 @@ def model() -> nn.Module:
 def test_the_last_state_within_an_epoch_or_else_the_next_one_is_taken(
     start: int, near: int, far: int, expected: int | None
 ) -> None:
-    updates, snapshots = [State(step) for step in (0, 3, 6, 9)], [State(0), State(40)]
-    found = next_state(State(start), near, far, snapshots, updates)  # type: ignore[arg-type]
+    updates, snapshots = [update(step) for step in (0, 3, 6, 9)], [snapshot(0), snapshot(40)]
+    found = next_state(snapshot(start), near, far, snapshots, updates)
     assert (None if found is None else found.step) == expected
 
 
 def test_a_snapshot_goes_before_an_update_since_it_holds_everything() -> None:
-    whole = State(5)
-    assert next_state(State(0), 5, 5, [whole], [State(5)]) is whole  # type: ignore[arg-type,list-item]
+    whole = snapshot(5)
+    assert next_state(snapshot(0), 5, 5, [whole], [update(5)]) is whole
 
 
 def test_what_is_equal_is_identical() -> None:
