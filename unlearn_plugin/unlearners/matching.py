@@ -97,9 +97,9 @@ class Matching(TrainedUnlearner):
     summary: ClassVar[str] = "Teach the model what recorded half-data models, which never saw F, say about it."
     source: ClassVar[str] = "ours, after oracle matching, arXiv 2410.23232"
     presets: ClassVar[Mapping[Request, Preset]] = {
-        "sample": Preset(options={"learning_rate": 0.05}, tuned="600 digits with wrong labels, a small net, one seed"),
-        "class": Preset(options={"learning_rate": 0.05}),
-        "subject": Preset(options={"learning_rate": 0.05}),
+        "sample": Preset(options={"learning_rate": 0.01}, tuned="Fashion-MNIST and CIFAR-10, 1,000 images, one seed"),
+        "class": Preset(options={"learning_rate": 0.01}),
+        "subject": Preset(options={"learning_rate": 0.01}),
     }
 
     epochs: int = field(default=4, metadata={"help": "Passes over the retained data."})
