@@ -28,6 +28,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 TRAINED, HELD_OUT, CLASSES, EPOCHS, BATCH = 96, 80, 10, 12, 32
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless it is asked for."""
+    if os.environ.get("UNLEARN_SLOW"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="takes long; UNLEARN_SLOW=1 runs it"))
+
+
 class Rows:
     """A data set of tensors that gives (image, label)."""
 

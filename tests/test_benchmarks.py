@@ -148,6 +148,13 @@ def test_the_table_by_hand() -> None:
     assert "`salun` does not take such a request: It needs more." in text
 
 
+def test_two_versions_of_a_method_are_never_averaged() -> None:
+    new = _line("mini", 2, 40.0, FA=0.5) | {"code": runs.version("mini")}
+    (row,) = [row for row in table.rows([*_lines(), new], "tiny", "test_resnet", "class") if row.name == "mini"]
+    assert [line["seed"] for line in row.runs] == [2]
+    assert not row.old
+
+
 def test_a_bar_that_is_missed_is_said_to_be() -> None:
     place = ("tiny", "test_resnet", "class")
     text = table.bars({place: table.rows(_lines(), *place)})

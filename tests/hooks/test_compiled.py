@@ -89,6 +89,7 @@ class Training:
         return weights_digest(self.model.state_dict()), torch.get_rng_state().tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_compiled_training_ends_bit_by_bit_where_it_ends_without_the_recorder(tmp_path: Path, backend: str) -> None:
     graphs = []

@@ -41,6 +41,7 @@ def here(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_docstrings_do_what_they_say(here: Path) -> None:
     finder = doctest.DocTestFinder(recurse=False)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
@@ -59,6 +60,7 @@ def test_the_readme_and_the_docstring_call_apply_alike() -> None:
     assert told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_python_and_the_command_line_write_the_same_weights_and_the_same_job(
     finetuned: Outcome, scene: Scene, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ def memory(scene: Scene) -> tuple[nn.Module, tuple[ImageFolder, ImageFolder]]:
     return model, (train, heldout)
 
 
+@pytest.mark.slow
 def test_a_model_and_data_in_memory_are_enough_and_stay_as_they_were(scene: Scene, tmp_path: Path) -> None:
     model, data = memory(scene)
     model.train()

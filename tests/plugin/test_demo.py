@@ -23,6 +23,7 @@ def test_the_scene_is_a_model_that_remembers_its_data(scene: Scene) -> None:
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_the_scene_is_the_same_every_time(scene: Scene, tmp_path: Path) -> None:
     again = make_scene(tmp_path / "again")
     assert (again.model / "model.safetensors").read_bytes() == (scene.model / "model.safetensors").read_bytes()

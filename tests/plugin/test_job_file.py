@@ -164,6 +164,7 @@ def test_the_docs_show_a_job_that_is_read_and_name_what_is_published(tmp_path: P
     assert re.findall(r"`(\w+)`", named) == [name for name, one in settings().items() if one.flag.public]
 
 
+@pytest.mark.slow
 def test_the_written_job_repeats_the_run_bit_for_bit_from_another_folder(
     finetuned: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def test_the_private_folder_would_be_caught(case: Case) -> None:
     assert any("zqclinic" in leak for leak in leaks(files_of(private_folder(case.folder)), case.secrets))
 
 
+@pytest.mark.slow
 def test_a_method_that_tells_samples_in_its_facts_is_caught(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

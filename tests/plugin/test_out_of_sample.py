@@ -122,6 +122,7 @@ def test_a_job_with_such_a_record_is_judged_by_the_calibrated_test(references: R
     assert "measured again, every value is the report's" in checked.checked
 
 
+@pytest.mark.slow
 def test_a_lower_tier_leaves_its_tests_out(references: ReferenceWorld, tmp_path: Path) -> None:
     outcome = run(reference_job(references, references.train_rows[:50], tmp_path / "out", tier="A"))
     assert outcome.report["overall"]["tier"] == "A"

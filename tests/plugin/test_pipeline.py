@@ -81,6 +81,7 @@ def test_what_is_known_of_single_samples_lies_in_the_private_folder_alone(scene:
         assert told[who]["details"]["found"] == sum(sample[who]["found"] for sample in samples)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(scene: Scene, tmp_path: Path) -> None:
     digests = []
     for number, seed in enumerate((0, 0, 1)):
@@ -89,6 +90,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(scene: Sce
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.slow
 def test_after_a_search_report_and_job_name_the_chosen_options_and_repeat_the_weights(
     scene: Scene, tmp_path: Path
 ) -> None:
@@ -106,6 +108,7 @@ def test_after_a_search_report_and_job_name_the_chosen_options_and_repeat_the_we
     assert "trials" in (outcome.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_failure_while_writing_leaves_nothing(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(report: object) -> str:
         raise OSError("no space left on device")
@@ -134,6 +137,7 @@ def test_weights_that_are_not_numbers_are_refused_and_never_written(
     assert (outcome.folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_retained_copies_of_a_forgotten_picture_are_counted(scene: Scene, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(scene.data, data)
@@ -143,6 +147,7 @@ def test_retained_copies_of_a_forgotten_picture_are_counted(scene: Scene, tmp_pa
     assert outcome.report["data"]["n_copies"] == 1
 
 
+@pytest.mark.slow
 def test_the_reference_is_measured_beside_the_model(scene: Scene, finetuned: Outcome, tmp_path: Path) -> None:
     outcome = run(job_for(scene, tmp_path / "out", reference=f"local-dir:{finetuned.folder}", seed=5))
     for measurement in outcome.report["measurements"].values():

@@ -135,6 +135,7 @@ def test_what_cannot_be_drawn_is_a_finding(
         prepare(reference_job(references, references.train_rows[:rows], tmp_path / "out", surrogates=count))
 
 
+@pytest.mark.slow
 def test_a_job_with_surrogates_reports_them_and_keeps_its_status(references: ReferenceWorld, tmp_path: Path) -> None:
     outcome = run(reference_job(references, references.train_rows[:8], tmp_path / "out", surrogates=5, tier="A"))
     report = read_report(outcome.folder)

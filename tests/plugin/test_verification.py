@@ -137,11 +137,13 @@ def test_a_forger_who_makes_everything_fit_is_found_by_the_signature_alone(
     assert findings(folder) == []  # nothing but a signature can tell, and its absence is told
 
 
+@pytest.mark.slow
 def test_a_forged_verdict_is_found(copy: Path) -> None:
     forge(copy, lambda report: report["overall"].update(status="EXACT_BY_PROCESS", released=True))
     assert any("overall.status" in finding for finding in verify(copy).findings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "value"), [("margin", None), ("margin", 0.5), ("released", True), ("limits", [])])
 def test_every_part_of_the_verdict_is_computed_again(copy: Path, field: str, value: object) -> None:
     forge(copy, lambda report: report["overall"].update({field: value}))
@@ -162,6 +164,7 @@ def test_a_forged_measurement_is_found_by_measuring_again(copy: Path) -> None:
     assert any(finding.startswith("membership (after)") for finding in verify(copy).findings)
 
 
+@pytest.mark.slow
 def test_a_forged_detail_that_turns_the_verdict_is_found_by_measuring_again(copy: Path) -> None:
     def flatter(report: dict[str, Any]) -> None:
         told = report["overall"]["status"]
@@ -189,6 +192,7 @@ def test_a_value_for_which_a_copy_is_trained_may_differ_by_half_its_interval_and
     assert not verification._close(0.5, 0.55, verification._TOLERANCE)
 
 
+@pytest.mark.slow
 def test_other_weights_are_found(copy: Path) -> None:
     state = load_file(copy / "model.safetensors")
     state["fc.bias"][0] += 0.5
@@ -197,6 +201,7 @@ def test_other_weights_are_found(copy: Path) -> None:
     assert any("digest differs" in finding for finding in verify(copy).findings)
 
 
+@pytest.mark.slow
 def test_another_manifest_is_found(copy: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.private" / "job.yaml"
     content = yaml.safe_load(path.read_text())
@@ -206,6 +211,7 @@ def test_another_manifest_is_found(copy: Path, tmp_path: Path) -> None:
     assert any("manifest" in finding for finding in verify(copy).findings)
 
 
+@pytest.mark.slow
 def test_a_published_job_that_is_not_the_private_one_is_found(copy: Path) -> None:
     path = copy / "evidence" / "job.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 5}))

@@ -77,6 +77,8 @@ def _latest(lines: Iterable[Line]) -> list[Line]:
 
 def _row(name: str, method: str, options: str, lines: Sequence[Line], references: Sequence[Line]) -> Row:
     mine = [line for line in lines if (line["method"], line["options"]) == (method, options)]
+    current = [line for line in mine if line["code"] == version(method)]
+    mine = current or mine  # two versions are never averaged
     dear = statistics.mean(line["steps"] for line in references)
     runs = []
     for line in mine:

@@ -285,6 +285,7 @@ def test_batches_whose_rows_are_not_sure_are_recorded_without_rows(
     assert recorder.recorder.status().unknown == {problem: STEPS}
 
 
+@pytest.mark.slow
 def test_under_compile_everything_is_recorded_and_the_weights_are_the_same(tmp_path: Path) -> None:
     settings = {"torch_compile": True, "torch_compile_backend": "eager", "num_train_epochs": 1}
     made, without = (

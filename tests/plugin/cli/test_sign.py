@@ -68,6 +68,7 @@ def test_an_encrypted_key_asks_for_its_passphrase_or_takes_it_from_the_environme
     assert invoke(*words).exit_code == 0
 
 
+@pytest.mark.slow
 def test_apply_signs_what_it_writes_and_checks_the_key_before_any_work(scene: Scene, tmp_path: Path) -> None:
     words = ["apply", "--model", f"local-dir:{scene.model}", "--data-dir", str(scene.data), "--device", "cpu"]
     words += ["--forget", str(scene.forget), "--method", "finetune", "-o", "epochs=1", "--out", str(tmp_path / "out")]

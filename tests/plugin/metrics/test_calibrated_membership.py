@@ -36,6 +36,7 @@ def test_what_a_sample_shows_by_its_own_difficulty_no_longer_hides_what_is_remem
     assert sum(plain) < 5
 
 
+@pytest.mark.slow
 def test_false_alarms_are_as_rare_as_they_should_be() -> None:
     alarms = sum(measure(made_trial(n=100, seed=seed, sizes=300, tuning=100)).low > 0.5 for seed in range(120))
     assert alarms <= 9  # 2.5 % expected: more than 9 of 120 has a chance of 1 in 1,000

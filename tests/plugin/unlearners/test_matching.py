@@ -181,6 +181,7 @@ def test_samples_that_no_reference_speaks_of_are_counted(world: World, tmp_path:
         after(world, evidence)
 
 
+@pytest.mark.slow
 def test_from_the_record_to_a_verified_folder(references: ReferenceWorld, tmp_path: Path) -> None:
     """A pair for methods beside the judge's; apply and verify as they are."""
     record, held = tmp_path / "record", references.held

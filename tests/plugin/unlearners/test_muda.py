@@ -63,6 +63,7 @@ def class_request(seed: int) -> tuple[nn.Module, nn.Module, Evidence]:
     return models[0], models[1], evidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_forgotten_class_aligns_with_retained_data_as_in_a_really_retrained_model(seed: int) -> None:
     original, retrained, evidence = class_request(seed)

@@ -81,6 +81,7 @@ def test_the_result_is_the_run_that_never_had_the_samples(tmp_path: Path, name: 
     assert facts["not_reproduced"] == []
 
 
+@pytest.mark.slow
 def test_random_changes_from_pythons_own_generator_are_the_same_too() -> None:
     """In a process of its own: what checks signatures in tests draws from that generator."""
     code = """

@@ -31,6 +31,7 @@ def test_it_is_the_teacher_first_and_temperatures_keep_the_scale() -> None:
     assert float(distillation(teacher, student, 2.0)) == pytest.approx(soft)
 
 
+@pytest.mark.slow
 def test_the_teacher_shares_nothing_with_the_student_and_is_bit_identical_afterwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -81,6 +82,7 @@ def test_min_passes_optimise_the_student_with_cross_entropy_and_divergence() -> 
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_moves_membership_towards_the_retrained_model_and_keeps_r() -> None:
     world = make_world()
     after = world.forgotten(Scrub(batch_size=32, max_rate=0.2))
