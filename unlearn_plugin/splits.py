@@ -131,8 +131,8 @@ class Splits:
             untrained[torch.cat([tuning.rows, verdict.rows])] = True
             findings += _check_sealed(manifest, sealed)
         chosen, classes, owners = _choose(manifest, train)
-        before = [_choose(request, train) for request in earlier]
-        gone = torch.stack([torch.zeros_like(untrained), *(rows for rows, _, _ in before)]).any(0) & ~untrained
+        gone, earlier_classes = _choose_earlier(earlier, train)
+        gone &= ~untrained
         findings += _check_again(manifest, train, gone)
         chosen &= ~(untrained | gone)
         kept = ~(chosen | untrained | gone)
@@ -150,7 +150,7 @@ class Splits:
             subjects=_number_subjects(forget.rows.tolist(), owners) if owners else None,
             forgotten_classes=tuple(sorted(classes)),
             earlier=Samples(train, gone.nonzero().flatten()),
-            earlier_classes=tuple(sorted(set().union(*(names for _, names, _ in before)))),
+            earlier_classes=earlier_classes,
             sealed=sealed is not None,
         )
 
@@ -285,6 +285,17 @@ def _choose(manifest: ForgetManifest, train: ImageData) -> tuple[Bool[Tensor, " 
         chosen[rows] = True
         owners.update(dict.fromkeys(rows, entry.subject) if entry.subject else {})
     return chosen, classes, owners
+
+
+def _choose_earlier(earlier: Sequence[ForgetManifest], train: ImageData) -> tuple[Bool[Tensor, " n"], tuple[int, ...]]:
+    """Mark the rows that any earlier request named; also the whole classes, sorted."""
+    gone = torch.zeros(len(train), dtype=torch.bool)
+    classes: set[int] = set()
+    for request in earlier:
+        rows, whole, _ = _choose(request, train)
+        gone |= rows
+        classes |= whole
+    return gone, tuple(sorted(classes))
 
 
 def _check_parts(
