@@ -29,7 +29,8 @@ _FORGET = 100
 _WRONG_LABELS = 0.2  # a careless annotator: without, the net generalises so well that there is nothing to forget
 _EPOCHS = 30
 _SEED = 0
-_INPUT = {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
+_SIDE = 16  # twice that of the digits, and enough for them
+_INPUT = {"input_size": (1, _SIDE, _SIDE), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def make_scene(out: Path) -> Scene:
         Where everything lies.
     """
     _write_digits(out / "data")
-    transform = Compose([Grayscale(), Resize((32, 32)), ToTensor(), Normalize(0.5, 0.5)])
+    transform = Compose([Grayscale(), Resize((_SIDE, _SIDE)), ToTensor(), Normalize(0.5, 0.5)])
     digits = _InMemory(ImageFolder(str(out / "data" / "train"), transform))
     torch.manual_seed(_SEED)
     model = timm.create_model("test_resnet", num_classes=10, in_chans=1, pretrained_cfg_overlay=_INPUT)
