@@ -7,7 +7,7 @@ import click
 
 from unlearn_plugin.cli.command import Command, Option, answer, json_option
 from unlearn_plugin.cli.display import comparison, facts_of, plan_of
-from unlearn_plugin.cli.options import job_options, make_job
+from unlearn_plugin.cli.options import config_option, job_options, make_job, sign_option
 from unlearn_plugin.cli.sign import load_signer
 
 __all__ = ["apply"]
@@ -23,16 +23,8 @@ _COLOURS = {
 
 @click.command(cls=Command, short_help="Unlearn a forget manifest from a model, and judge the result.")
 @job_options
-@click.option(
-    "--config",
-    cls=Option,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Job file (.yaml, .json) with any of these flags by name; the command line goes before it.",
-)
-@click.option(
-    "--sign-key", cls=Option, type=click.Path(path_type=Path), metavar="KEY.pem", help="Sign what is written."
-)
+@config_option
+@sign_option
 @click.option(
     "--dry-run", cls=Option, is_flag=True, help="Check the whole job and say what would be done; write nothing."
 )

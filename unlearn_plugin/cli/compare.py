@@ -8,7 +8,7 @@ import click
 from unlearn_plugin.cli.apply import REFUSED
 from unlearn_plugin.cli.command import Command, Option, answer, json_option
 from unlearn_plugin.cli.display import compared, facts_of, plans_of
-from unlearn_plugin.cli.options import comparison_options, make_job
+from unlearn_plugin.cli.options import comparison_options, config_option, make_job, sign_option
 from unlearn_plugin.cli.sign import load_signer
 
 __all__ = ["compare"]
@@ -16,14 +16,8 @@ __all__ = ["compare"]
 
 @click.command(cls=Command, short_help="The same job by several methods, side by side.")
 @comparison_options
-@click.option(
-    "--config",
-    cls=Option,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Job file (.yaml, .json) with any of these flags by name; the command line goes before it.",
-)
-@click.option("--sign-key", cls=Option, type=click.Path(path_type=Path), metavar="KEY.pem", help="Sign each output.")
+@config_option
+@sign_option
 @click.option(
     "--dry-run",
     cls=Option,

@@ -13,7 +13,7 @@ from unlearn_plugin.cli.command import Option
 from unlearn_plugin.job import Job, Setting, Shape, settings
 from unlearn_plugin.values import as_text
 
-__all__ = ["comparison_options", "job_options", "make_job"]
+__all__ = ["comparison_options", "config_option", "job_options", "make_job", "sign_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,6 +22,17 @@ _SEVERAL = {  # what differs where several methods are asked for: name of the va
     "options": ("[NAME.]KEY=VALUE", "Option of the methods that have it, or of NAME alone; repeatable."),
     "out": ("OUT", "Folder to write: one output folder per method, compare.json and compare.html."),
 }
+
+config_option = click.option(
+    "--config",
+    cls=Option,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Job file (.yaml, .json) with any of these flags by name; the command line goes before it.",
+)
+sign_option = click.option(
+    "--sign-key", cls=Option, type=click.Path(path_type=Path), metavar="KEY.pem", help="Sign what is written."
+)
 
 
 def job_options(command: F) -> F:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unlearn_plugin.report.compared import FAILED
 from unlearn_plugin.report.cost_plot import draw_costs
+from unlearn_plugin.report.html import page_environment
 from unlearn_plugin.report.report import rounded
 from unlearn_plugin.report.wording import NOT_MEASURED, headline, interval, number, percent, plain
 
@@ -34,15 +34,9 @@ def render_compared(content: Mapping[str, Any]) -> str:
         A complete HTML document; equal contents give equal bytes.
     """
     content = rounded(content)
-    environment = Environment(
-        loader=PackageLoader("unlearn_plugin.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     picture = draw_costs(content)
-    return environment.get_template("compared.html.j2").render(
+    template = page_environment().get_template("compared.html.j2")
+    return template.render(
         title=f"Unlearning: {len(content['rows'])} methods compared",
         tone="open",
         content=content,

@@ -23,7 +23,7 @@ from unlearn_plugin.report.wording import (
     plain,
 )
 
-__all__ = ["render_html"]
+__all__ = ["page_environment", "render_html"]
 
 _MODELS = {"before": "Before", "after": "After", "reference": "Reference"}
 _FIRST = (  # others follow by name
@@ -100,6 +100,21 @@ class _Card:
     meaning: str
 
 
+def page_environment() -> Environment:
+    """Make what all our pages are written with: everything is escaped, and a name that is missing is an error.
+
+    Returns:
+        The environment; its templates are those beside this file.
+    """
+    return Environment(
+        loader=PackageLoader("unlearn_plugin.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def render_html(report: Mapping[str, Any]) -> str:
     """Write the page.
 
@@ -110,13 +125,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         A complete HTML document; equal reports give equal bytes.
     """
     report = rounded(report)
-    environment = Environment(
-        loader=PackageLoader("unlearn_plugin.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters |= {"number": number, "percent": percent}
     environment.tests["digest"] = _DIGEST.fullmatch
     measured, overall = report["measurements"], report["overall"]

@@ -7,7 +7,7 @@ of it has been pulled back already: then z holds some of it the other way round,
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -102,12 +102,7 @@ def curvature_along(pairs: Iterable[Pair]) -> float | None:
     Returns:
         h, at least 0; ``None`` without a pair or a measurable way.
     """
-    slope = length = 0.0
-    for pair in pairs:
-        clean = pair.clean
-        slope += dot(clean, pair.change)
-        length += dot(clean, pair.stretched)
-    return max(0.0, slope / length) if length > 0 else None
+    return _bend(pairs, lambda pair: pair.stretched)
 
 
 def moment_scale(pairs: Iterable[Pair], moments: Tensors) -> float | None:
@@ -125,11 +120,16 @@ def moment_scale(pairs: Iterable[Pair], moments: Tensors) -> float | None:
     Returns:
         k, at least 0; ``None`` without a pair or a measurable way.
     """
+    return _bend(pairs, lambda pair: {name: moments[name] * value for name, value in pair.way.items()})
+
+
+def _bend(pairs: Iterable[Pair], unit: Callable[[Pair], Tensors]) -> float | None:
+    """How often the change of the gradient holds what a curvature of one would make: sum <z, y> / sum <z, unit>."""
     slope = length = 0.0
     for pair in pairs:
         clean = pair.clean
         slope += dot(clean, pair.change)
-        length += dot(clean, {name: moments[name] * value for name, value in pair.way.items()})
+        length += dot(clean, unit(pair))
     return max(0.0, slope / length) if length > 0 else None
 
 

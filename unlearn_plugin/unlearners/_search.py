@@ -106,20 +106,22 @@ def search(
     original, score = copy.deepcopy(model), _Score(model, evidence)
     tried: list[dict[str, Any]] = []
     best: _Trial | None = None
+    failure = ""
     for number, settings in enumerate(evidence.progress(_settings(method, fixed, trials, evidence.seed), "searching")):
         one: Unlearner = dataclasses.replace(method, **settings)  # type: ignore[type-var]  # every method is a dataclass
         candidate = copy.deepcopy(original)
         try:
             facts = dict(one.unlearn(candidate, evidence))
         except UnlearnError as error:  # such as a rate under which training diverges
-            tried.append({"options": settings, "objective": None, "failed": str(error)})
+            failure = failure or str(error)  # for the user alone; facts are published
+            tried.append({"options": settings, "objective": None, "failed": "the method stopped with an error"})
             continue
         parts = score.of(candidate)
         tried.append({"options": settings, **parts})
         if best is None or _below(parts["objective"], tried[best.number]["objective"]):
             best = _Trial(number, one, candidate, facts)
     if best is None:
-        raise UnlearnError(f"No trial of the search came to an end; the first: {tried[0]['failed']}")
+        raise UnlearnError(f"No trial of the search came to an end; the first: {failure}")
     model.load_state_dict(best.model.state_dict())
     about = {"objective": OBJECTIVE, "trials": trials, "chosen": best.number + 1, "tried": tried}
     return best.method, {**best.facts, "search": about}

@@ -109,7 +109,7 @@ def test_the_best_trial_is_kept_and_every_trial_starts_from_the_original(world: 
     assert len(tried) == facts["search"]["trials"] == 8
     assert tried[0]["options"] == {"noise": 3.0, "rounds": 1}
     finished = [one["objective"] for one in tried if one["objective"] is not None]
-    assert {one["failed"] for one in tried if one["objective"] is None} == {"too much"}
+    assert {one["failed"] for one in tried if one["objective"] is None} == {"the method stopped with an error"}
     assert min(finished) < tried[0]["objective"]
     assert tried[facts["search"]["chosen"] - 1]["objective"] == min(finished)
     assert facts["noise"] == method.noise < 1.0
