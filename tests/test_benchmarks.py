@@ -8,7 +8,8 @@ import torch
 
 from tests.benchmarks.suite import __main__ as suite_command
 from tests.benchmarks.suite import measure, picture, runs, table, tasks
-from tests.benchmarks.suite.world import Meter, Suite, World
+from tests.benchmarks.suite.meter import Meter
+from tests.benchmarks.suite.world import Suite, World
 from unlearn_hooks.controls import recorded_holdout
 from unlearn_hooks.references import recorded_references
 
@@ -51,6 +52,14 @@ def test_a_world_is_made_once_and_seals_its_controls(world: World, suite: Suite)
     assert {len(recorded_references(world.record, who).models) for who in ("judge", "method")} == {2}
 
 
+def test_a_method_can_be_given_little_of_what_stays(world: World) -> None:
+    request = world.request("class")
+    whole, little = (world.evidence(request, retain_fraction=share).retain for share in (1.0, 0.1))
+    assert 0 < len(little) <= 0.2 * len(whole)
+    assert set(little.labels.tolist()) == set(whole.labels.tolist())
+    assert set(little.rows.tolist()) <= set(whole.rows.tolist())
+
+
 @pytest.mark.parametrize("kind", ["random", "class", "part", "classes", "second"])
 def test_requests_hold_what_they_say(world: World, kind: str) -> None:
     request, labels = world.request(kind), world.data.labels
@@ -91,7 +100,7 @@ def test_the_gap_and_the_tug_of_war_by_hand() -> None:
 
 
 def test_the_meter_sees_time_and_memory(world: World) -> None:
-    with Meter(world) as meter:
+    with Meter(world.time_of_a_step) as meter:
         torch.ones(8_000_000).sum()
     assert meter.seconds > 0
     assert meter.steps > 0

@@ -5,18 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from accelerate import Accelerator
 from torch import nn
 
 from tests.benchmarks.suite.world import Request, World
-from unlearn_hooks.controls import recorded_holdout
-from unlearn_hooks.references import recorded_references
+from tests.benchmarks.trial import make_trial
 from unlearn_plugin.data import Samples
 from unlearn_plugin.guard import inspect_change
 from unlearn_plugin.metrics.base import Trial
 from unlearn_plugin.probes import PROBES
-from unlearn_plugin.progress import Progress
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.report import rounded
 from unlearn_plugin.verdict import decide
@@ -24,7 +20,6 @@ from unlearn_plugin.verdict import decide
 COMPARED = ("RA", "FA", "TA", "AUC")
 _SHOWN = ("utility", "membership", "calibrated_membership", "alignment", "linear_probe", "clusters")
 _JUDGED = ("utility", "membership", "calibrated_membership", "null_control", "calibrated_null_control", *PROBES)
-_LARGE_PART = 0.1  # of a class; as in `unlearn_plugin.splits`
 
 Numbers = dict[str, float | None]
 
@@ -46,28 +41,8 @@ class Judge:
 
     @classmethod
     def of(cls, world: World, request: Request) -> "Judge":
-        held, references = recorded_holdout(world.record), recorded_references(world.record, "judge")
-        rows = {
-            "forget": request.rows,
-            "retain": world.retained(request),
-            "controls": held.verdict,
-            "tuning": held.tuning,
-        }
-        trial = Trial(
-            **{split: Samples(world.data, chosen) for split, chosen in rows.items()},
-            subjects=torch.zeros(len(request.rows), dtype=torch.int64) if request.kind == "subject" else None,
-            forgotten_classes=request.classes,
-            largely_requested=_largely_requested(world, request),
-            classes=world.data.classes,
-            original=world.original,
-            accelerator=Accelerator(cpu=True),
-            seed=world.seed,
-            batch_size=500,
-            progress=Progress(enabled=False),
-            references={
-                split: references.one_of_each_pair(rows[split], world.seed)
-                for split in ("forget", "controls", "tuning")
-            },
+        trial = make_trial(
+            world, request.rows, world.retained(request), one_subject=request.kind == "subject", classes=request.classes
         )
         unseen = world.validation(request)
         seen = trial if unseen is None else replace(trial, controls=Samples(world.data, unseen), _outputs={})
@@ -139,11 +114,3 @@ def tug_of_war(row: Mapping[str, Any], references: Sequence[Mapping[str, Any]]) 
 
 def _difference(row: Mapping[str, Any], references: Sequence[Mapping[str, Any]], name: str) -> float:
     return float(row[name]) - statistics.mean(float(one[name]) for one in references)
-
-
-def _largely_requested(world: World, request: Request) -> tuple[int, ...]:
-    requested, there = (
-        torch.bincount(world.data.labels[rows], minlength=world.task.classes) for rows in (request.rows, world.trained)
-    )
-    found = ((requested > 0) & (requested >= _LARGE_PART * there)).nonzero().flatten().tolist()
-    return tuple(label for label in found if label not in request.classes)

@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 
 from tests.benchmarks.suite.measure import Judge
-from tests.benchmarks.suite.world import Meter, Request, Suite, World
+from tests.benchmarks.suite.meter import Meter
+from tests.benchmarks.suite.world import Request, Suite, World
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.registry import unlearners
 
@@ -33,7 +34,8 @@ class Run:
 
     Attributes:
         method: ``original``, ``retrain`` or a method of the registry.
-        options: Those that differ from the defaults, ``key=value,key=value``.
+        options: Those that differ from the defaults, ``key=value,key=value``; ``retain_fraction`` is the share of R
+            that the method is given, as of `unlearn apply`.
         seed: Of the world; for ``retrain`` that of the retrained model.
     """
 
@@ -143,11 +145,13 @@ def _perform(run: Run, judge: Judge, verdicts: bool) -> Line:
 
 def unlearned(run: Run, world: World, request: Request) -> tuple[nn.Module, dict[str, float | int | None]]:
     """The model after all parts of a request, one after the other, and what that cost."""
-    method = unlearners().create(run.method, dict(pair.split("=") for pair in run.options.split(",") if pair))
+    options = dict(pair.split("=") for pair in run.options.split(",") if pair)
+    share = float(options.pop("retain_fraction", 1.0))
+    method = unlearners().create(run.method, options)
     model, meters = copy.deepcopy(world.original), []
     for part in range(len(request.parts)):
-        with Meter(world) as meter:
-            method.unlearn(model, world.evidence(request, part=part))
+        with Meter(world.time_of_a_step) as meter:
+            method.unlearn(model, world.evidence(request, part=part, retain_fraction=share))
         meters.append(meter)
     peaks = [meter.peak for meter in meters if meter.peak is not None]
     return model.eval(), {

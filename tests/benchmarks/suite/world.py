@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, Subset
 
+from tests.benchmarks.suite.meter import Meter
 from tests.benchmarks.suite.tasks import TASKS, Drawn, Rows, Task, drawn
 from unlearn_hooks import Plan, record
 from unlearn_hooks.controls import Half, Holdout, halves, holdout, recorded_holdout
@@ -43,6 +44,7 @@ from unlearn_hooks.training_record import SCHEMA, TrainingRecord
 from unlearn_plugin.data import ImageData, Samples
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.registry import unlearners
+from unlearn_plugin.splits import _thin
 from unlearn_plugin.unlearners.base import Evidence
 
 BATCH = 50
@@ -193,14 +195,17 @@ class World:
         gone = torch.isin(self.persons[self.unused], self.persons[request.rows])
         return self.unused[~gone] if len(self.unused) else None
 
-    def evidence(self, request: Request, seed: int | None = None, part: int = -1) -> Evidence:
+    def evidence(
+        self, request: Request, seed: int | None = None, part: int = -1, *, retain_fraction: float = 1.0
+    ) -> Evidence:
         """What a method sees when one part of a request arrives; by default the last."""
-        held = recorded_holdout(self.record)
+        generator = torch.Generator().manual_seed(self.seed)
+        retained = _thin(self.retained(request, part), self.data.labels, retain_fraction, generator)
         before = request.parts[: part % len(request.parts)]
         return Evidence(
             forget=Samples(self.data, request.parts[part]),
-            retain=Samples(self.data, self.retained(request, part)),
-            tuning=Samples(self.data, held.tuning),
+            retain=Samples(self.data, retained),
+            tuning=Samples(self.data, recorded_holdout(self.record).tuning),
             record=without_judge(self.record),
             classes=self.task.classes,
             forgotten_classes=request.classes,
@@ -226,7 +231,7 @@ class World:
     def _retrain(self, model: nn.Module, request: Request, seed: int) -> dict[str, float | int | None]:
         # what is left unused without being sealed, as of the faces, the record would count as trained on
         method = unlearners().create("retrain", {"epochs": str(self.task.trained_for(self.arch))})
-        with Meter(self) as meter:
+        with Meter(self.time_of_a_step) as meter:
             method.unlearn(model, self.evidence(request, seed))
         return {"seconds": meter.seconds, "steps": meter.steps, "peak": meter.peak}
 
@@ -243,33 +248,6 @@ class World:
             _step(model, optimizer, images, labels)
             times.append(time.process_time() - started)
         return sorted(times)[1]
-
-
-class Meter:
-    """Processor time and peak memory of what runs inside.
-
-    Attributes:
-        seconds: Of the processor.
-        steps: The same as a number of training steps, which are timed before and after: on a busy machine all becomes
-            slower together.
-        peak: Bytes of memory held at most above what was held before; ``None`` where the system does not tell.
-    """
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def __enter__(self) -> "Meter":
-        self._step = self._world.time_of_a_step()
-        _forget_peak()
-        self._held = _memory("VmRSS")
-        self._started = time.process_time()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.process_time() - self._started
-        peak = _memory("VmHWM")
-        self.peak = None if peak is None or self._held is None else peak - self._held
-        self.steps = self.seconds / ((self._step + self._world.time_of_a_step()) / 2)
 
 
 class _Maker:
@@ -379,22 +357,3 @@ def only_one(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _memory(name: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), None)
-
-
-def _forget_peak() -> None:
-    """Give freed memory back and let the system measure the peak anew."""
-    import ctypes
-
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return

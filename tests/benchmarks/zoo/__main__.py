@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tests.benchmarks.zoo.cases import CASES
-from tests.benchmarks.zoo.judge import judge, make_trial, measure
+from tests.benchmarks.zoo.judge import judge, measure, trial_of
 from tests.benchmarks.zoo.table import write_table
 from tests.benchmarks.zoo.world import Cell, make_world
 
@@ -53,7 +53,7 @@ def _judge_seed(arguments: argparse.Namespace, seed: int) -> None:
         for cell in world.cells():
             if arguments.cells and cell.name not in arguments.cells.split(","):
                 continue
-            trial, before = make_trial(world, cell), None
+            trial, before = trial_of(world, cell), None
             for name in arguments.only.split(","):
                 if (cell.name, name) not in done:
                     before = before or measure(world.original, trial)

@@ -4,16 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
+from tests.benchmarks.trial import make_trial
 from tests.benchmarks.zoo.world import CLASSES, Cell, World
-from unlearn_hooks.controls import recorded_holdout
-from unlearn_hooks.references import recorded_references
-from unlearn_plugin.data import Samples
 from unlearn_plugin.metrics.base import Trial
 from unlearn_plugin.probes import PROBES
-from unlearn_plugin.progress import Progress
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.report import rounded
 from unlearn_plugin.verdict import Verdict, decide
@@ -34,38 +30,11 @@ _RETAINED = 1000
 _PROBED = 1000  # samples of each kind that a probe looks at, at most; by itself it takes 2,000
 
 
-def make_trial(world: World, cell: Cell) -> Trial:
+def trial_of(world: World, cell: Cell) -> Trial:
     """What the judge looks at for one request."""
-    held, references = recorded_holdout(world.record), recorded_references(world.record, "judge")
     retained = world.trained[~torch.isin(world.trained, cell.rows)]
     order = torch.randperm(len(retained), generator=torch.Generator().manual_seed(world.seed))[:_RETAINED]
-    rows = {
-        "forget": cell.rows,
-        "retain": retained[order].sort().values,
-        "controls": held.verdict,
-        "tuning": held.tuning,
-    }
-    return Trial(
-        **{split: Samples(world.data, chosen) for split, chosen in rows.items()},
-        subjects=torch.zeros(len(cell.rows), dtype=torch.int64) if cell.kind == "subject" else None,
-        largely_requested=_largely_requested(world, cell),
-        classes=world.data.classes,
-        original=world.original,
-        accelerator=Accelerator(cpu=True),
-        seed=world.seed,
-        batch_size=1000,
-        progress=Progress(enabled=False),
-        references={
-            split: references.one_of_each_pair(rows[split], world.seed) for split in ("forget", "controls", "tuning")
-        },
-    )
-
-
-def _largely_requested(world: World, cell: Cell) -> tuple[int, ...]:
-    requested, there = (
-        torch.bincount(world.data.labels[rows], minlength=CLASSES) for rows in (cell.rows, world.trained)
-    )
-    return tuple(((requested > 0) & (requested >= 0.1 * there)).nonzero().flatten().tolist())
+    return make_trial(world, cell.rows, retained[order].sort().values, one_subject=cell.kind == "subject")
 
 
 def measure(model: nn.Module, trial: Trial) -> dict[str, Any]:

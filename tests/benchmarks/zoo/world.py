@@ -8,13 +8,14 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import FashionMNIST
 from torchvision.transforms.v2 import functional as pictures
 
+from tests.benchmarks.suite.tasks import Rows
 from unlearn_hooks import Plan, record
 from unlearn_hooks.controls import halves, holdout
 from unlearn_hooks.references import add_reference
@@ -27,21 +28,6 @@ WRONG_LABELS = 0.1  # of training samples and controls alike: a careless annotat
 EPOCHS, BATCH, RATE = 20, 100, 0.1
 SERIES = (5, 20, 100)  # pictures of each of three persons in the training set
 SIZES = {"random": (5, 20, 100, 500), "class": (5, 20, 100), "subject": SERIES, "atypical": (5, 20, 100)}
-
-
-class Rows(Dataset[tuple[Tensor, int]]):
-    """Images and labels in memory."""
-
-    def __init__(self, images: Float32[Tensor, "n 1 h w"], labels: Int64[Tensor, " n"]) -> None:
-        self.images, self.labels = images, labels
-        self.targets = labels.tolist()
-        self.classes = [str(label) for label in range(CLASSES)]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        return self.images[row], self.targets[row]
 
 
 @dataclass(frozen=True)
@@ -116,7 +102,7 @@ def fresh(seed: int) -> nn.Module:
 def make_world(root: Path, folder: Path, seed: int, *, pairs: int) -> World:
     """Draw the data, train the original with the hook on, and add the references of `pairs` pairs of half models."""
     images, labels, wrong, persons = _draw(root, seed)
-    rows = Rows(images, labels)
+    rows = Rows(images, labels, CLASSES)
     # controls are drawn like the single pictures of the training data; persons never become controls
     held = holdout(Subset(rows, (persons < 0).nonzero().flatten().tolist()), HELD_OUT, seed=seed)
     sealed = held.sealed()
