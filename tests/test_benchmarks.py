@@ -1,5 +1,6 @@
 """The suite of benchmarks on tiny made-up data: worlds, requests, results and tables."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -85,6 +86,20 @@ def test_a_second_request_comes_when_the_first_one_is_gone(world: World) -> None
     assert second.left_out.rows.tolist() == request.rows.tolist()
 
 
+def test_a_training_that_leaves_the_request_out_is_what_replay_gives(world: World) -> None:
+    request = world.request("random")
+    left_out = world.left_out(request, 0).model.state_dict()
+    line = runs.Run("tiny", "test_resnet", "random", "replay", "", 0)
+    model, costs = runs.unlearned(line, world, request)
+    assert costs["steps"] > 0
+    assert runs.farthest(model, world.left_out(request, 0).model) == 0
+    assert not torch.equal(left_out["fc.weight"], world.original.fc.weight)
+    assert not torch.equal(left_out["fc.weight"], world.left_out(request, 1).model.fc.weight)
+    everything = world.retained(request)[:0]
+    whole = dataclasses.replace(request, kind="nothing", parts=(everything,))
+    assert runs.farthest(world.left_out(whole, 0).model, world.original) == 0
+
+
 def test_methods_do_not_see_what_judges_them(world: World) -> None:
     evidence, held = world.evidence(world.request("random")), recorded_holdout(world.record)
     assert recorded_references(evidence.record, "judge") is None
@@ -136,6 +151,8 @@ def _lines() -> list[runs.Line]:
         _line("finetune", 0, 20.0, FA=0.9),
         _line("finetune", 0, 41.0, "epochs=10", FA=0.85),
         _line("matching", 0, 20.0, FA=0.55),
+        _line("replay", 0, 95.0, FA=0.55, off=0.0),
+        _line("replay", 1, 95.0, FA=0.55, off=0.002),
         _line("mini", 10, 40.0, FA=0.0),
         _line("salun", 0, None) | {"failed": "It needs more."},
     ]
@@ -168,6 +185,7 @@ def test_a_bar_that_is_missed_is_said_to_be() -> None:
     place = ("tiny", "test_resnet", "class")
     text = table.bars({place: table.rows(_lines(), *place)})
     assert "gap 0.013, 0.5 times theirs, at 20% | **no** |" in text
+    assert "largest difference of a weight 0.002, in 2 trainings | **no** |" in text
     assert "gap 0.038, `finetune` 0.087 | yes |" in text
 
 

@@ -31,6 +31,11 @@ class Meter:
         self.peak = None if peak is None or self._held is None else peak - self._held
         self.steps = self.seconds / ((self._step + self._time_of_a_step()) / 2)
 
+    @property
+    def costs(self) -> dict[str, float | int | None]:
+        """All of it by name."""
+        return {"seconds": self.seconds, "steps": self.steps, "peak": self.peak}
+
 
 def _memory(name: str) -> int | None:
     try:

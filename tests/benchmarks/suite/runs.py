@@ -21,7 +21,7 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.registry import unlearners
 
 PUBLISHED = ("mini", "muda", "mixunlearn")  # compared with `finetune` at equal cost
-YARDSTICKS = ("original", "retrain")
+YARDSTICKS = ("original", "retrain", "left_out")
 _EPOCHS = 5  # of `finetune` by default
 _FOLLOWED = ("unlearn_plugin.unlearners.", "unlearn_plugin.training")
 
@@ -33,7 +33,8 @@ class Run:
     """One line of the results.
 
     Attributes:
-        method: ``original``, ``retrain`` or a method of the registry.
+        method: ``original``, ``retrain``, ``left_out`` (the recorded training again, F left out of every batch) or a
+            method of the registry.
         options: Those that differ from the defaults, ``key=value,key=value``; ``retain_fraction`` is the share of R
             that the method is given, as of `unlearn apply`.
         seed: Of the world; for ``retrain`` that of the retrained model.
@@ -131,16 +132,24 @@ def _perform(run: Run, judge: Judge, verdicts: bool) -> Line:
     world, request = judge.world, judge.request
     if run.method == "original":
         return judge.measure(world.original, verdict=False)
-    if run.method == "retrain":
-        found = world.retrained(request, run.seed)
-        costs = {"seconds": found.seconds, "steps": found.steps, "peak": found.peak}
-        return {**judge.measure(found.model, exact=True, verdict=verdicts), **costs}
+    if run.method in YARDSTICKS:
+        model, *_ = found = (world.retrained if run.method == "retrain" else world.left_out)(request, run.seed)
+        return {**judge.measure(model, exact=True, verdict=verdicts), **found.costs}
     try:
         model, costs = unlearned(run, world, request)
     except UnlearnError as error:
         return {"failed": str(error)}
     exact = unlearners().get(run.method).exact
-    return {**judge.measure(model, exact=exact, verdict=verdicts), **costs}
+    line = {**judge.measure(model, exact=exact, verdict=verdicts), **costs}
+    return {**line, "off": farthest(model, world.left_out(request, run.seed).model)} if exact else line
+
+
+def farthest(model: nn.Module, other: nn.Module) -> float:
+    """The largest difference between two values of the same name."""
+    theirs = other.state_dict()
+    return max(
+        float((value.double() - theirs[name].double()).abs().max()) for name, value in model.state_dict().items()
+    )
 
 
 def unlearned(run: Run, world: World, request: Request) -> tuple[nn.Module, dict[str, float | int | None]]:

@@ -20,23 +20,22 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, Subset
 
 from tests.benchmarks.suite.meter import Meter
 from tests.benchmarks.suite.tasks import TASKS, Drawn, Rows, Task, drawn
+from tests.benchmarks.suite.training import BATCH, Numbered, make_optimizer, step, train, without
 from unlearn_hooks import Plan, record
 from unlearn_hooks.controls import Half, Holdout, halves, holdout, recorded_holdout
 from unlearn_hooks.references import add_reference, without_judge
@@ -47,7 +46,6 @@ from unlearn_plugin.registry import unlearners
 from unlearn_plugin.splits import _thin
 from unlearn_plugin.unlearners.base import Evidence
 
-BATCH = 50
 PLAN = Plan(steps=12)
 _TRAINED_OF_EACH = 7
 PAIRS = {0: "judge", 1: "method"}  # of half models, by number
@@ -81,6 +79,11 @@ class Retrained(NamedTuple):
     seconds: float
     steps: float  # the same in training steps of the network, timed beside it: comparable on a busy machine
     peak: int | None
+
+    @property
+    def costs(self) -> dict[str, float | int | None]:
+        """All but the model, by name."""
+        return {"seconds": self.seconds, "steps": self.steps, "peak": self.peak}
 
 
 class Suite:
@@ -219,21 +222,35 @@ class World:
 
     def retrained(self, request: Request, seed: int) -> Retrained:
         """A model trained on the rest alone by the method `retrain`, which follows the record."""
-        place, model = self.folder / request.kind / f"retrained-{seed}.safetensors", self.fresh(seed)
+        # what is left unused without being sealed, as of the faces, the record would count as trained on
+        method = unlearners().create("retrain", {"epochs": str(self.task.trained_for(self.arch))})
+        return self._made_once(
+            self.folder / request.kind / f"retrained-{seed}.safetensors",
+            self.fresh(seed),
+            lambda model: method.unlearn(model, self.evidence(request, seed)),
+        )
+
+    def left_out(self, request: Request, seed: int) -> Retrained:
+        """The training of the original of a seed, in every batch of which the requested rows are left out."""
+
+        def again(model: nn.Module) -> None:
+            torch.manual_seed(seed)
+            rows = Numbered(self.data.dataset, self.trained.tolist())
+            loader: DataLoader[Any] = DataLoader(rows, batch_size=BATCH, shuffle=True)
+            train(self.task, self.arch, model, loader, around=without(request.rows))
+
+        place = self.folder / request.kind / f"left-out-{seed}.safetensors"
+        return self._made_once(place, self.fresh(seed), again)
+
+    def _made_once(self, place: Path, model: nn.Module, make: Callable[[nn.Module], object]) -> Retrained:
         with only_one(place.parent):
             if not place.exists():
-                measured = self._retrain(model, request, seed)
-                place.with_suffix(".json").write_text(json.dumps(measured))
+                with Meter(self.time_of_a_step) as meter:
+                    make(model)
+                place.with_suffix(".json").write_text(json.dumps(meter.costs))
                 _save(model, place)
         model.load_state_dict(load_file(place))
         return Retrained(model.eval(), **json.loads(place.with_suffix(".json").read_text()))
-
-    def _retrain(self, model: nn.Module, request: Request, seed: int) -> dict[str, float | int | None]:
-        # what is left unused without being sealed, as of the faces, the record would count as trained on
-        method = unlearners().create("retrain", {"epochs": str(self.task.trained_for(self.arch))})
-        with Meter(self.time_of_a_step) as meter:
-            method.unlearn(model, self.evidence(request, seed))
-        return {"seconds": meter.seconds, "steps": meter.steps, "peak": meter.peak}
 
     @cached_property
     def _probe(self) -> tuple[nn.Module, Tensor, Tensor]:
@@ -242,10 +259,10 @@ class World:
     def time_of_a_step(self) -> float:
         """Processor seconds of one plain training step now, the median of three."""
         model, images, labels = self._probe
-        optimizer, times = _optimizer(self.arch, model), []
+        optimizer, times = make_optimizer(self.arch, model), []
         for _ in range(3):
             started = time.process_time()
-            _step(model, optimizer, images, labels)
+            step(model, optimizer, images, labels)
             times.append(time.process_time() - started)
         return sorted(times)[1]
 
@@ -289,26 +306,16 @@ class _Maker:
         with only_one(place.parent):
             if not place.exists():
                 torch.manual_seed(900 + 2 * half.pair + half.side)
-                self._train(model, DataLoader(half, batch_size=BATCH, shuffle=True))
+                train(self.task, self.arch, model, DataLoader(half, batch_size=BATCH, shuffle=True))
                 _save(model, place)
         model.load_state_dict(load_file(place))
         return model.eval()
 
     def _record(self, model: nn.Module, seed: int, folder: Path) -> None:
         torch.manual_seed(seed)
-        loader, optimizer = DataLoader(self._part(), batch_size=BATCH, shuffle=True), _optimizer(self.arch, model)
+        loader, optimizer = DataLoader(self._part(), batch_size=BATCH, shuffle=True), make_optimizer(self.arch, model)
         with record(folder, model, optimizer, plan=PLAN, holdout=self.held) as recorder:
-            self._train(model, loader, optimizer, recorder.batches)
-
-    def _train(self, model: nn.Module, loader: DataLoader, optimizer: Optimizer | None = None, around=iter) -> None:  # noqa: ANN001
-        optimizer = optimizer or _optimizer(self.arch, model)
-        epochs = self.task.trained_for(self.arch)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
-        model.train()
-        for _ in range(epochs):
-            for images, labels in around(loader):
-                _step(model, optimizer, images, labels)
-                schedule.step()
+            train(self.task, self.arch, model, loader, optimizer, recorder.batches)
 
 
 def _some_of_each(rows: Sequence[int], persons: Tensor) -> list[int]:
@@ -320,18 +327,6 @@ def _some_of_each(rows: Sequence[int], persons: Tensor) -> list[int]:
         seen[person] += 1
         kept += [row] if seen[person] <= _TRAINED_OF_EACH else []
     return kept
-
-
-def _optimizer(arch: str, model: nn.Module) -> Optimizer:
-    if "vit" in arch:
-        return AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    return SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-
-
-def _step(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> None:
-    optimizer.zero_grad()
-    F.cross_entropy(model(images), labels).backward()
-    optimizer.step()
 
 
 def _recorder_version() -> str:
