@@ -125,14 +125,11 @@ class Splits:
             raise UnlearnError(f"A retain fraction of {retain_fraction} is out of range; take one above 0 and up to 1.")
         generator = torch.Generator().manual_seed(seed)
         tuning, verdict = _controls(train, heldout, sealed, generator)
-        findings = _check_names(manifest, train, heldout)
+        findings = _check_names(manifest, train, heldout) + _check_sealed(manifest, sealed)
         untrained = torch.zeros(len(train), dtype=torch.bool)
-        if sealed is not None:
-            untrained[torch.cat([tuning.rows, verdict.rows])] = True
-            findings += _check_sealed(manifest, sealed)
+        untrained[[train.row_of[name] for name in _names_of(sealed)]] = True
         chosen, classes, owners = _choose(manifest, train)
-        gone, earlier_classes = _choose_earlier(earlier, train)
-        gone &= ~untrained
+        gone, earlier_classes = _choose_earlier(earlier, train, untrained)
         findings += _check_again(manifest, train, gone)
         chosen &= ~(untrained | gone)
         kept = ~(chosen | untrained | gone)
@@ -194,7 +191,7 @@ def _controls(
     if sealed is None:
         tuning, verdict = _halve(heldout.labels, generator)
         return Samples(heldout, tuning), Samples(heldout, verdict)
-    missing = [name for name in (*sealed.tuning, *sealed.verdict) if name not in train.row_of]
+    missing = sorted(name for name in _names_of(sealed) if name not in train.row_of)
     if missing:
         raise UnlearnError(
             f"{len(missing)} samples of the record's holdout are not in the training data given, such as "
@@ -207,8 +204,12 @@ def _controls(
     return Samples(train, tuning), Samples(train, verdict)
 
 
-def _check_sealed(manifest: ForgetManifest, sealed: SealedIds) -> list[str]:
-    apart = {*sealed.tuning, *sealed.verdict}
+def _names_of(sealed: SealedIds | None) -> set[str]:
+    return set() if sealed is None else {*sealed.tuning, *sealed.verdict}
+
+
+def _check_sealed(manifest: ForgetManifest, sealed: SealedIds | None) -> list[str]:
+    apart = _names_of(sealed)
     entries = [entry for entry in manifest.entries if entry.kind == "id" and entry.name in apart]
     if not entries:
         return []
@@ -287,15 +288,17 @@ def _choose(manifest: ForgetManifest, train: ImageData) -> tuple[Bool[Tensor, " 
     return chosen, classes, owners
 
 
-def _choose_earlier(earlier: Sequence[ForgetManifest], train: ImageData) -> tuple[Bool[Tensor, " n"], tuple[int, ...]]:
-    """Mark the rows that any earlier request named; also the whole classes, sorted."""
+def _choose_earlier(
+    earlier: Sequence[ForgetManifest], train: ImageData, untrained: Bool[Tensor, " n"]
+) -> tuple[Bool[Tensor, " n"], tuple[int, ...]]:
+    """Mark the trained rows that any earlier request named; also the whole classes, sorted."""
     gone = torch.zeros(len(train), dtype=torch.bool)
     classes: set[int] = set()
     for request in earlier:
         rows, whole, _ = _choose(request, train)
         gone |= rows
         classes |= whole
-    return gone, tuple(sorted(classes))
+    return gone & ~untrained, tuple(sorted(classes))
 
 
 def _check_parts(
