@@ -1,8 +1,5 @@
 """Accelerate needs no drop-in: `record` takes what was prepared, in one process and in two that really talk."""
 
-import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from tests.hooks.frameworks.pixel_truth import BATCH, CLASSES, N, Pairs, grouped, image, recorded, rows_in
+from tests.hooks.frameworks.two_processes import run_in_two, tell
 from unlearn_hooks import TrainingRecord, record
 from unlearn_hooks.features import recorded_features
 from unlearn_hooks.loader_tags import inner_loaders
@@ -34,7 +32,6 @@ def _an_accelerate_of_its_own() -> None:
         state._reset_state()
 
 
-ROOT = Path(__file__).parents[3]
 PROBLEM = "one process reads for all; with DataLoaderConfiguration(dispatch_batches=False) each reads its own"
 
 
@@ -136,7 +133,6 @@ def test_dispatched_batches_of_a_single_process_are_its_own(tmp_path: Path) -> N
 
 def two_ranks(folder: Path) -> None:
     """What each of the two processes runs."""
-    rank = int(os.environ["RANK"])
     told = {}
     runs: dict[str, dict[str, Any]] = {
         "sharded": {"accumulate": 2},
@@ -150,21 +146,14 @@ def two_ranks(folder: Path) -> None:
                 loop.epoch(rec.batches(loop.loader))
             loop.accelerator.save_state(str(folder / f"{name}-state"))
         told[name] = {"trained": loop.trained, "unknown": dict(rec.status().unknown), "steps": rec.status().step}
-    (folder / f"truth{rank}.json").write_text(json.dumps(told))
+    tell(folder, told)
     loop.accelerator.end_training()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    paths = os.pathsep.join([str(ROOT / "hooks"), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(folder)], check=False, capture_output=True, text=True, env=environment, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, [json.loads((folder / f"truth{rank}.json").read_text()) for rank in (0, 1)]
+    return folder, run_in_two(__file__, folder)
 
 
 def test_two_processes_record_their_own_rows_and_keep_padded_duplicates(

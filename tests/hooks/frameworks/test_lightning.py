@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from tests.hooks.frameworks.pixel_truth import BATCH, CLASSES, N, Pairs, grouped, image, recorded, rows_in
+from tests.hooks.frameworks.two_processes import run_in_two, tell
 from unlearn_hooks import TrainingRecord, UnlearnError
 from unlearn_hooks.features import recorded_features
 from unlearn_hooks.frameworks.lightning import LightningRecorder
@@ -62,11 +63,10 @@ def loader(workers: int = 0, *, persistent: bool = False) -> DataLoader[Any]:
 
 
 def trainer(folder: Path, *callbacks: Any, **settings: Any) -> Any:
-    settings = {"max_epochs": 2, "logger": False, "enable_checkpointing": False} | settings
+    settings = {"max_epochs": 2, "devices": 1, "logger": False, "enable_checkpointing": False} | settings
     return lightning.Trainer(
         default_root_dir=folder,
         accelerator="cpu",
-        devices=1,
         callbacks=list(callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -134,9 +134,12 @@ def test_weights_and_random_numbers_are_the_same_with_and_without_the_callback(t
     assert ends[0] == ends[1]
 
 
-class Dies(lightning.Callback):  # type: ignore[misc]
+class DiesAt(lightning.Callback):  # type: ignore[misc]
+    def __init__(self, step: int) -> None:
+        self._step = step
+
     def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
-        if trainer.global_step == 9:
+        if trainer.global_step == self._step:
             raise KeyError("the user's own bug")
 
 
@@ -147,7 +150,7 @@ def test_a_fit_that_died_goes_on_from_the_checkpoint_and_counts_nothing_twice(tm
 
     first = Module()
     with pytest.raises(KeyError):
-        trainer(tmp_path, LightningRecorder(tmp_path / "rec"), saving(), Dies(), enable_checkpointing=True).fit(
+        trainer(tmp_path, LightningRecorder(tmp_path / "rec"), saving(), DiesAt(9), enable_checkpointing=True).fit(
             first, loader()
         )
     assert not TrainingRecord.open(tmp_path / "rec").complete
@@ -188,7 +191,7 @@ def test_a_checkpoint_that_was_only_tested_is_not_gone_on_from(tmp_path: Path) -
 
 def test_nothing_stays_behind_after_a_fit_that_failed(tmp_path: Path) -> None:
     module = Module()
-    failing = trainer(tmp_path, LightningRecorder(tmp_path / "rec"), Dies())
+    failing = trainer(tmp_path, LightningRecorder(tmp_path / "rec"), DiesAt(9))
     with pytest.raises(KeyError):
         failing.fit(module, loader())
     optimizer = failing.optimizers[0]
@@ -391,9 +394,73 @@ def test_under_distributed_data_parallel_a_sample_counts_once(tmp_path: Path, mo
     assert recorded_features(TrainingRecord.open(tmp_path / "rec")).n == 2 * N
 
 
+def two_ranks(folder: Path) -> None:
+    """What each of the two processes runs: to the end in one go, and after a crash from a checkpoint."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    def made(name: str, *callbacks: Any, **settings: Any) -> tuple[Any, LightningRecorder]:
+        recorder = LightningRecorder(folder / name)
+        strategy = lightning.strategies.DDPStrategy(process_group_backend="gloo")
+        sizes: dict[str, Any] = {"devices": 2, "strategy": strategy} | settings
+        return trainer(folder, recorder, *callbacks, **sizes), recorder
+
+    whole, first, second = Module(), Module(), Module()
+    straight, recorder = made("whole", accumulate_grad_batches=2)
+    straight.fit(whole, loader(), loader())
+    saving = ModelCheckpoint(folder / "ckpt", every_n_train_steps=4, save_top_k=-1)
+    broken, _ = made("resumed", saving, DiesAt(5), enable_checkpointing=True, max_epochs=3)
+    with pytest.raises(KeyError):
+        broken.fit(first, loader())
+    going_on, again = made("resumed", max_epochs=3)
+    going_on.fit(second, loader(), ckpt_path=next((folder / "ckpt").iterdir()))
+    tell(
+        folder,
+        {
+            "whole": whole.trained,
+            "resumed": first.trained[:4] + second.trained,
+            "unknown": [dict(one.recorder.status().unknown) for one in (recorder, again) if one.recorder is not None],
+            "weights": weights_digest(whole.net.state_dict()),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, run_in_two(__file__, folder)
+
+
+def test_two_processes_record_their_own_rows(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, told = ranks
+    found = TrainingRecord.open(folder / "whole")
+    own = [grouped(one["whole"], 2, 3) for one in told]  # 44 rows: 22 a rank, in batches of 8, 8 and 6
+    assert recorded(folder / "whole") == [[*first, *second] for first, second in zip(*own, strict=True)]
+    assert sorted(sum(told[0]["whole"][:3] + told[1]["whole"][:3], [])) == list(range(N))
+    assert found.manifest["world"] == 2
+    assert recorded_features(found).n == 2 * N
+    assert [sorted(epoch.rows.tolist()) for epoch in recorded_samples(found)] == [list(range(N))] * 2
+    assert len(recorded_updates(found)) > 0
+    assert {one["weights"] for one in told} == {found.manifest["final_weights"]}
+    assert [one["unknown"] for one in told] == [[{}, {}]] * 2
+
+
+def test_two_processes_that_died_go_on_in_the_same_record(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, told = ranks
+    own = [grouped(one["resumed"], 1, 3) for one in told]
+    assert recorded(folder / "resumed") == [[*first, *second] for first, second in zip(*own, strict=True)]
+    found = TrainingRecord.open(folder / "resumed")
+    assert found.complete
+    assert recorded_schedule(found).epochs.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert recorded_features(found).n == sum(len(rows) for one in told for rows in one["resumed"])
+
+
 def test_without_lightning_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     with pytest.raises(
         UnlearnError, match="LightningRecorder needs Lightning, which is not installed; run pip install"
     ):
         runpy.run_path(inspect.getfile(LightningRecorder))
+
+
+if __name__ == "__main__":
+    two_ranks(Path(sys.argv[1]))

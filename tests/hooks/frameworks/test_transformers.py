@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from tests.hooks.frameworks.pixel_truth import BATCH, CLASSES, SIDE, N, Named, Pairs, grouped, image, recorded, rows_in
+from tests.hooks.frameworks.two_processes import run_in_two, tell
 from unlearn_hooks import TrainingRecord, UnlearnError
 from unlearn_hooks.capture import find_head, head_input
 from unlearn_hooks.features import recorded_features
@@ -302,6 +303,59 @@ def test_under_compile_everything_is_recorded_and_the_weights_are_the_same(tmp_p
     assert [sorted(epoch.rows.tolist()) for epoch in recorded_samples(found)] == [list(range(N))]
 
 
+def two_ranks(folder: Path) -> None:
+    """What each of the two processes runs: to the end in one go, and after a crash from a checkpoint."""
+    whole = trainer(folder / "a", [straight := TrainerRecorder(folder / "whole")], gradient_accumulation_steps=2)
+    whole.train()
+    saved = {"save_strategy": "steps", "save_steps": 4, "num_train_epochs": 3}
+    first = trainer(folder / "b", [broken := TrainerRecorder(folder / "resumed")], **saved)
+    first.dies_at = 5
+    with pytest.raises(KeyError):
+        first.train()
+    broken.stop()
+    second = trainer(folder / "b", [again := TrainerRecorder(folder / "resumed")], **saved)
+    second.train(resume_from_checkpoint=True)
+    tell(
+        folder,
+        {
+            "whole": whole.trained,
+            "resumed": first.trained[:4] + second.trained,
+            "unknown": [dict(one.recorder.status().unknown) for one in (straight, again) if one.recorder is not None],
+            "weights": weights_digest(whole.model.state_dict()),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    return folder, run_in_two(__file__, folder)
+
+
+def test_two_processes_record_their_own_rows(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, told = ranks
+    found = TrainingRecord.open(folder / "whole")
+    own = [grouped(one["whole"], 2, 3) for one in told]
+    assert recorded(folder / "whole") == [[*first, *second] for first, second in zip(*own, strict=True)]
+    assert found.manifest["world"] == 2
+    counted = sum(len(rows) for one in told for rows in one["whole"])
+    assert recorded_features(found).n == counted
+    assert set(sum(told[0]["whole"][:3] + told[1]["whole"][:3], [])) == set(range(N))
+    assert [sorted(set(epoch.rows.tolist())) for epoch in recorded_samples(found)] == [list(range(N))] * 2
+    assert len(recorded_updates(found)) > 0
+    assert {one["weights"] for one in told} == {found.manifest["final_weights"]}
+    assert [one["unknown"] for one in told] == [[{}, {}]] * 2
+
+
+def test_two_processes_that_died_go_on_in_the_same_record(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, told = ranks
+    own = [grouped(one["resumed"], 1, 3) for one in told]
+    assert recorded(folder / "resumed") == [[*first, *second] for first, second in zip(*own, strict=True)]
+    found = TrainingRecord.open(folder / "resumed")
+    assert found.complete
+    assert recorded_schedule(found).epochs.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+
+
 TINY = {"num_labels": 4, "image_size": 32}
 ARCHITECTURES = {
     "ViT": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8},
@@ -329,3 +383,7 @@ def test_without_transformers_the_import_says_what_to_install(monkeypatch: pytes
         UnlearnError, match="TrainerRecorder needs transformers, which is not installed; run pip install"
     ):
         runpy.run_path(inspect.getfile(TrainerRecorder))
+
+
+if __name__ == "__main__":
+    two_ranks(Path(sys.argv[1]))
