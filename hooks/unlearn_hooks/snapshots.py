@@ -12,7 +12,7 @@ from unlearn_hooks.copies import Blocks
 from unlearn_hooks.description import describe_recipe
 from unlearn_hooks.plan import parse_bytes, stride
 from unlearn_hooks.randomness import RandomStates
-from unlearn_hooks.tensor_bytes import STORABLE
+from unlearn_hooks.tensor_bytes import STORABLE, is_sharded
 from unlearn_hooks.training_record import RecordWriter, Shard, TrainingRecord
 
 __all__ = ["RecordedPass", "Snapshot", "SnapshotsCollector", "recorded_passes", "recorded_snapshots"]
@@ -146,7 +146,7 @@ def _equal(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _problem(tensors: Mapping[str, Tensor]) -> str | None:
-    if any(hasattr(tensor, "to_local") for tensor in tensors.values()):  # a DTensor; importing its class takes long
+    if is_sharded(tensors.values()):
         return "parameters are sharded over processes"
     strange = sorted({str(tensor.dtype) for tensor in tensors.values() if tensor.dtype not in STORABLE})
     return f"tensors of type {', '.join(strange)} cannot be written" if strange else None

@@ -1,12 +1,12 @@
 """Tensors as bytes: a safetensors file made of them without copying them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["STORABLE", "safetensors_parts", "tensor_bytes"]
+__all__ = ["STORABLE", "is_sharded", "safetensors_parts", "tensor_bytes"]
 
 _NAMES = {
     torch.float64: "F64", torch.int64: "I64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
@@ -49,3 +49,15 @@ def safetensors_parts(tensors: Mapping[str, Tensor]) -> Sequence[bytes | memoryv
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return [len(text).to_bytes(8, "little") + text, *(tensor_bytes(tensors[name]) for name in order)]
+
+
+def is_sharded(tensors: Iterable[Tensor]) -> bool:
+    """Say whether any tensor has its parts in several processes, as a DTensor of FSDP has.
+
+    Args:
+        tensors: Such as the parameters of a model.
+
+    Returns:
+        Whether one is. It is told by its method: importing its class takes most of a second.
+    """
+    return any(hasattr(tensor, "to_local") for tensor in tensors)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.journal import journal_line, read_journal, write_file
-from unlearn_hooks.tensor_bytes import safetensors_parts, tensor_bytes
+from unlearn_hooks.tensor_bytes import is_sharded, safetensors_parts, tensor_bytes
 
 __all__ = ["SCHEMA", "RecordWriter", "Shard", "TrainingRecord", "weights_digest"]
 
@@ -23,15 +23,18 @@ SCHEMA = 1
 _JOURNAL = "journal.jsonl"
 
 
-def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+def weights_digest(tensors: Mapping[str, Tensor]) -> str | None:
     """Name a set of weights, such as a `state_dict`, by what is in it.
 
     Args:
         tensors: Named tensors of any device and layout.
 
     Returns:
-        Hex sha256 over name, dtype, shape and raw bytes of every tensor, in the order of the names.
+        Hex sha256 over name, dtype, shape and raw bytes of every tensor, in the order of the names; ``None`` where
+        they are sharded over processes, since then nobody has them all.
     """
+    if is_sharded(tensors.values()):
+        return None
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -268,7 +271,7 @@ class TrainingRecord:
     Attributes:
         folder: Where it is.
         manifest: schema, run_id, plan, parameters (name, shape, dtype, recorded), head, versions, classes, and
-            final_weights, the digest of the trained weights.
+            final_weights, the digest of the trained weights (``None`` where they are sharded).
         recipe: optimizer, groups, batch size and whatever the user added.
         data: n, id_kind, fingerprint of the training data.
         ids: Stable name of each row of the root data set, or ``None`` if it was not written (yet).

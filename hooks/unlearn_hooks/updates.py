@@ -17,6 +17,7 @@ from unlearn_hooks.copies import Blocks, Copies
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.plan import Dtype, Plan, parse_bytes, stride
 from unlearn_hooks.quantised import dequantise, quantise, quantised_bytes
+from unlearn_hooks.tensor_bytes import is_sharded
 from unlearn_hooks.training_record import RecordWriter, Shard, TrainingRecord
 
 __all__ = ["Update", "UpdatesCollector", "recorded_updates"]
@@ -82,8 +83,7 @@ class UpdatesCollector(Collector):
         self._buffers = _state(run.model)
         self._adam = isinstance(run.optimizer, Adam)
         self._keep, self._note = self._fit(run.plan)
-        # A DTensor, told by its method: importing its class takes most of a second.
-        if any(hasattr(parameter, "to_local") for parameter in self._parameters.values()):
+        if is_sharded(self._parameters.values()):
             self._parameters, self._note = {}, {"reason": "parameters are sharded over processes"}
         self._tail: deque[int] = deque(maxlen=run.plan.tail)
         self._blocks = Blocks()
