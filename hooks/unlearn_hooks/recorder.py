@@ -32,7 +32,7 @@ from unlearn_hooks.loader_tags import LoaderTap, Passes, dispatch_problem, train
 from unlearn_hooks.pending_step import PendingStep, length
 from unlearn_hooks.plan import Plan
 from unlearn_hooks.recording_thread import BackgroundWriter
-from unlearn_hooks.training_record import SCHEMA, weights_digest
+from unlearn_hooks.training_record import SCHEMA, final_digest
 
 __all__ = ["Recorder", "Status", "record"]
 
@@ -133,7 +133,7 @@ class Recorder:
         self._collectors = planned_collectors(run.plan)
         self._tap: LoaderTap | None = None
         self._pending = PendingStep(list(run.parameters.values()))
-        self._step = self._epoch = self._next_epoch = self._batches = self._batch_size = 0
+        self._step = self._epoch = self._next_epoch = self._epochs = self._batches = self._batch_size = 0
         self._unknown: Counter[str] = Counter()
         self._in_pass = self._epoch_told = self._started = self._loaded = self._closed = False
         self._pass_due = True  # the next batch is the first one of a pass
@@ -220,7 +220,8 @@ class Recorder:
                 f"{self._id}; give record() the folder that it was given when the checkpoint was made."
             )
         self._writer.rewind(state["step"])
-        self._step, self._next_epoch, self._loaded = state["step"], state["epoch"], True
+        self._step, self._loaded = state["step"], True
+        self._next_epoch = self._epochs = state["epoch"]
 
     def status(self) -> Status:
         """Say what was recorded so far, and what was not."""
@@ -315,10 +316,9 @@ class Recorder:
         run, folder = self._run, self._writer.folder
         model = describe_model(run.model, self._head, run.parameters, run.plan)
         recipe = describe_recipe(run.optimizer, run.parameters, self._recipe)
-        recipe |= {"batch_size": self._batch_size, "steps": self._step, "epochs": self._next_epoch}
+        recipe |= {"batch_size": self._batch_size, "steps": self._step, "epochs": self._epochs}
         with self._failing():
-            manifest = {"schema": SCHEMA, "run_id": self._id} | model | final
-            write_json(folder / "manifest.json", manifest)
+            write_json(folder / "manifest.json", {"schema": SCHEMA, "run_id": self._id} | model | final)
             write_json(folder / "recipe.json", {"schema": SCHEMA} | recipe)
             self._data.write(folder, ids=bool(final))
 
@@ -351,6 +351,7 @@ class Recorder:
             skipped=skipped or bool(found_inf),
         )
         self._step += 1
+        self._epochs = self._epoch + 1
         self._batch_size = max(self._batch_size, sum(length(batch) or 0 for batch in batches))
         self._tell(lambda collector: collector.step(step, self._writer))
 
@@ -390,7 +391,7 @@ class Recorder:
         self.flush()
         self._hooks.close()
         if finished and self._started and self._failure is None:
-            self._describe(final_weights=weights_digest(self._run.model.state_dict()))
+            self._describe(final_weights=final_digest(self._run.model.state_dict()))
         self._closed = True
         with self._failing():
             if finished and self._started and self._failure is None:

@@ -17,30 +17,39 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.journal import journal_line, read_journal, write_file
 from unlearn_hooks.tensor_bytes import is_sharded, safetensors_parts, tensor_bytes
 
-__all__ = ["SCHEMA", "RecordWriter", "Shard", "TrainingRecord", "weights_digest"]
+__all__ = ["SCHEMA", "RecordWriter", "Shard", "TrainingRecord", "final_digest", "weights_digest"]
 
 SCHEMA = 1
 _JOURNAL = "journal.jsonl"
 
 
-def weights_digest(tensors: Mapping[str, Tensor]) -> str | None:
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     """Name a set of weights, such as a `state_dict`, by what is in it.
 
     Args:
         tensors: Named tensors of any device and layout.
 
     Returns:
-        Hex sha256 over name, dtype, shape and raw bytes of every tensor, in the order of the names; ``None`` where
-        they are sharded over processes, since then nobody has them all.
+        Hex sha256 over name, dtype, shape and raw bytes of every tensor, in the order of the names.
     """
-    if is_sharded(tensors.values()):
-        return None
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
+
+
+def final_digest(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name the weights that a training ended with.
+
+    Args:
+        tensors: The model's `state_dict`.
+
+    Returns:
+        Their `weights_digest`; ``None`` where they are sharded over processes, since then nobody has them all.
+    """
+    return None if is_sharded(tensors.values()) else weights_digest(tensors)
 
 
 @dataclass(frozen=True)

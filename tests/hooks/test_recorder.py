@@ -289,7 +289,7 @@ def test_rows_can_be_told_without_a_torch_loader(tmp_path: Path) -> None:
     assert recorded(tmp_path) == training.trained
     assert recorded_schedule(found).epochs.tolist() == [0] * 6 + [1] * 6
     assert [len(epoch.rows) for epoch in recorded_samples(found)] == [N, N]
-    assert (found.data["n"], found.ids) == (None, None)
+    assert (found.data["n"], found.ids, found.recipe["epochs"]) == (None, None, 2)
 
 
 def test_a_loop_that_nobody_listens_to_has_steps_and_features_and_no_rows(tmp_path: Path) -> None:

@@ -180,7 +180,9 @@ def test_a_script_is_recorded_exactly_as_it_stands(folder: Path, name: str) -> N
 
 
 def test_epochs_are_the_passes_over_the_training_loader(folder: Path) -> None:
-    assert recorded_schedule(run(folder, BUSY)).epochs.tolist() == [0] * 6 + [1] * 5 + [2] * 6
+    found = run(folder, BUSY)
+    assert recorded_schedule(found).epochs.tolist() == [0] * 6 + [1] * 5 + [2] * 6
+    assert found.recipe["epochs"] == 3
 
 
 def test_the_final_weights_are_those_the_script_saved_with_and_without_recording(folder: Path) -> None:
