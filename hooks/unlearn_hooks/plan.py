@@ -1,6 +1,7 @@
 """What to record, how often, and in how many bytes."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from unlearn_hooks.errors import UnlearnError
@@ -124,6 +125,47 @@ class Plan:
             raise UnlearnError.of(findings)
         parse_bytes(self.budget)
 
+    @classmethod
+    def parse(cls, pairs: Iterable[str]) -> "Plan":
+        """Read a plan from words of a command line.
+
+        Args:
+            pairs: Such as ``"steps=24"``, ``"samples=false"``, ``"steps=none"``, ``"parameters=head.*,norm.*"``.
+
+        Returns:
+            The plan; what is not named is as by default.
+
+        Raises:
+            UnlearnError: If there is no such part of a plan, or it does not take such a value.
+        """
+        known = {field.name: getattr(cls, field.name) for field in fields(cls)}
+        given = {}
+        for pair in pairs:
+            name, equals, text = pair.partition("=")
+            if not equals or name not in known:
+                raise UnlearnError(
+                    f"The plan {pair!r} is not understood; write KEY=VALUE, such as steps=24, with one of "
+                    f"{', '.join(known)}."
+                )
+            given[name] = _read(name, text.strip(), known[name])
+        return cls(**given)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain values for the record's manifest."""
         return asdict(self)
+
+
+def _read(name: str, text: str, default: object) -> Any:  # noqa: ANN401  # of the field's own type
+    """A word as a value of the kind that the default is of."""
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise UnlearnError(f"The plan {name}={text} is not understood; write {name}=true or {name}=false.")
+        return text.lower() == "true"
+    if name in ("steps", "head") and text.lower() == "none":
+        return None
+    if isinstance(default, int):
+        try:
+            return int(text)
+        except ValueError:
+            raise UnlearnError(f"The plan {name}={text} is not understood; it takes a whole number.") from None
+    return tuple(text.split(",")) if isinstance(default, tuple) else text

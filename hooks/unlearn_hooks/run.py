@@ -22,6 +22,7 @@ from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.feed import Arrival, Feed, Origin, Tag
 from unlearn_hooks.ids import batch_labels, first_tensor
 from unlearn_hooks.loader_tags import listening
+from unlearn_hooks.plan import Plan
 from unlearn_hooks.recorder import Recorder, record
 
 __all__ = ["Launcher", "main"]
@@ -105,10 +106,11 @@ class Launcher:
 
     Args:
         folder: Where to record.
+        plan: What to record.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, plan: Plan = Plan()) -> None:  # noqa: B008  # frozen
+        self._folder, self._plan = folder, plan
         self._inlets: dict[Origin, _Inlet] = {}
         self._loader: weakref.ref[Any] | None = None
         self._seen: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -154,7 +156,7 @@ class Launcher:
             self._seen.update(child for child in module.modules() if child is not module)
             return
         self._search.close()
-        self.recorder = record(self._folder, module, optimizer)
+        self.recorder = record(self._folder, module, optimizer, plan=self._plan)
         self._search.enter_context(watch_training_entry(self._arrived, module))
         self._arrived(module, args)
 
@@ -230,13 +232,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Afterwards: unlearn inspect runs/b/record. The record is personal data; keep it where the training data are.",
     )
     parser.add_argument("--record", type=Path, default=Path("record"), help="folder of the record (default: record)")
+    parser.add_argument(
+        "--plan",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what to record, part by part: steps=24, budget=4GiB, samples=false (for mixup within the loop), ...",
+    )
     parser.add_argument("script", help="the training script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
     options = parser.parse_args(arguments)
     sys.argv = [options.script, *options.arguments]
     sys.path[0] = str(Path(options.script).resolve().parent)  # where python itself would look for the script's modules
     try:
-        Launcher(options.record).run(options.script)
+        Launcher(options.record, Plan.parse(options.plan)).run(options.script)
     except UnlearnError as error:
         sys.exit(str(error))
 

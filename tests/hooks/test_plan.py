@@ -71,3 +71,27 @@ def test_a_plan_is_plain_values_for_the_manifest() -> None:
     plan = Plan(steps=None, budget="2GiB", parameters=("head.*",))
     values = json.loads(json.dumps(plan.as_dict()))
     assert Plan(**{**values, "parameters": tuple(values["parameters"])}) == plan
+
+
+def test_a_plan_is_read_from_words() -> None:
+    words = ["steps=24", "samples=False", "budget=4GiB", "parameters=head.*,norm.*", "head=none", "weights_dtype=bf16"]
+    assert Plan.parse(words) == Plan(
+        steps=24, samples=False, budget="4GiB", parameters=("head.*", "norm.*"), weights_dtype="bf16"
+    )
+    assert Plan.parse(["steps=none"]).steps is None
+    assert Plan.parse([]) == Plan()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("samples", "write KEY=VALUE, such as steps=24, with one of updates, steps,"),
+        ("sample=true", "'sample=true' is not understood"),
+        ("samples=1", "write samples=true or samples=false"),
+        ("window=ten", "window=ten is not understood; it takes a whole number"),
+        ("window=0", "must be 1 or more"),
+    ],
+)
+def test_a_word_that_is_no_part_of_a_plan_is_one_sentence(word: str, said: str) -> None:
+    with pytest.raises(UnlearnError, match=said):
+        Plan.parse([word])

@@ -84,6 +84,18 @@ def test_the_script_is_one_the_shell_reads(shell: str, shell_environment: dict[s
     run(shell, script + load, shell_environment)
 
 
+def test_fish_completes_commands_and_methods(shell_environment: dict[str, str]) -> None:
+    offered = [
+        run("fish", f'unlearn completion fish | source; complete -C "unlearn {line}"', shell_environment)
+        for line in ("ap", "apply --method m", "apply --method finetune -o e")
+    ]
+    assert [[line.split("\t")[0] for line in lines.splitlines()] for lines in offered] == [
+        ["apply"],
+        ["matching", "mini", "mixunlearn", "muda"],
+        ["epochs=5"],
+    ]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_script_asks_this_program(shell: str) -> None:
     script = invoke("completion", shell).output
