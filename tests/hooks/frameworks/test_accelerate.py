@@ -124,6 +124,51 @@ def test_a_loop_that_died_in_an_epoch_goes_on_with_skipped_batches(tmp_path: Pat
     assert recorded_features(TrainingRecord.open(tmp_path / "rec")).n == 2 * N
 
 
+class Compiled(Loop):
+    """Convolutions over channels-last pictures in bf16, compiled, with an average beside them."""
+
+    def __init__(self, folder: Path, backend: str | None) -> None:
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        self.folder, self.trained = folder, []
+        self.accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16", dynamo_backend=backend)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, CLASSES))
+        net = net.to(memory_format=torch.channels_last)
+        self.average = torch.optim.swa_utils.AveragedModel(net)
+        self.model, self.optimizer, self.loader = self.accelerator.prepare(
+            net, torch.optim.AdamW(net.parameters(), lr=0.01), DataLoader(Pairs(), BATCH, shuffle=True)
+        )
+
+    def epoch(self, batches: Any, save: tuple[int, Path] | None = None) -> None:
+        super().epoch(
+            ((images.to(memory_format=torch.channels_last), labels) for images, labels in batches),
+            save,
+        )
+        with torch.no_grad():
+            self.average.train()(torch.zeros(2, 3, 8, 8))
+        self.average.update_parameters(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+
+
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_averages_channels_last_bf16_and_compiled_nets_change_nothing(tmp_path: Path, backend: str | None) -> None:
+    ends = []
+    for on in (True, False):
+        loop = Compiled(tmp_path, backend)
+        if on:
+            with loop.recorder() as rec:
+                for _ in range(2):
+                    loop.epoch(rec.batches(loop.loader))
+        else:
+            for _ in range(2):
+                loop.epoch(loop.loader)
+        ends.append((weights_digest(loop.average.state_dict()), weights_digest(loop.model.state_dict()), loop.trained))
+    found = TrainingRecord.open(tmp_path)
+    assert ends[0] == ends[1]
+    assert recorded(tmp_path) == grouped(loop.trained, 1, 6)
+    assert recorded_features(found).n == 2 * N
+    assert rec.status().unknown == {}
+
+
 def test_dispatched_batches_of_a_single_process_are_its_own(tmp_path: Path) -> None:
     loop = Loop(tmp_path, dispatch_batches=True)
     with loop.recorder() as rec:

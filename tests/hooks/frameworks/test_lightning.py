@@ -263,6 +263,40 @@ def test_an_average_beside_the_net_is_asked_about_and_not_counted(tmp_path: Path
     assert recorded(tmp_path / "rec") == grouped(module.trained, 1, STEPS)
 
 
+class ChannelsLast(Module):
+    """Convolutions over channels-last pictures; the net is compiled if wanted."""
+
+    def __init__(self, compiled: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, CLASSES)
+        self.net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        if compiled == "its net":
+            self.net.compile(backend="eager")
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.trained.append(rows_in(images))
+        return nn.functional.cross_entropy(self(images.to(memory_format=torch.channels_last)), labels)
+
+
+@pytest.mark.parametrize("compiled", ["nothing", "its net", "the module"])
+def test_averages_channels_last_bf16_and_compiled_nets_change_nothing(tmp_path: Path, compiled: str) -> None:
+    ends = []
+    for recorders in ([LightningRecorder(tmp_path / "rec")], []):
+        torch._dynamo.reset()
+        module = ChannelsLast(compiled)
+        average = lightning.callbacks.EMAWeightAveraging(decay=0.9)
+        made = torch.compile(module, backend="eager") if compiled == "the module" else module
+        trainer(tmp_path, *recorders, average, precision="bf16-mixed").fit(made, loader())
+        ends.append((weights_digest(module.state_dict()), module.trained))
+    found = TrainingRecord.open(tmp_path / "rec")
+    assert ends[0] == ends[1]
+    assert recorded(tmp_path / "rec") == grouped(ends[0][1], 1, STEPS)
+    assert recorded_features(found).n == 2 * N
+    assert [sorted(epoch.rows.tolist()) for epoch in recorded_samples(found)] == [list(range(N))] * 2
+    assert len(recorded_updates(found)) > 0
+
+
 class Soft(Module):
     """Mixes the batch on its way to the device, as CutMix on a GPU does."""
 
