@@ -28,7 +28,7 @@ config_option = click.option(
     cls=Option,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Job file (.yaml, .json) with any of these flags by name; the command line goes before it.",
+    help="Job file (.yaml, .json) with any of these flags by name; the command line wins over it.",
 )
 sign_option = click.option(
     "--sign-key", cls=Option, type=click.Path(path_type=Path), metavar="KEY.pem", help="Sign what is written."
@@ -103,7 +103,7 @@ def _option(setting: Setting, plain: type[Option] = Option) -> Callable[[F], F]:
         kind = click.Choice(typing.get_args(kind))
     elif setting.flag.path:
         kind = click.Path()  # nothing is checked here; it tells a shell what to complete
-    default = "" if setting.default in (None, "") else f"default: {as_text(setting.default)}"
+    default = "" if setting.default in (None, "", ()) else f"default: {as_text(setting.default)}"
     return click.option(
         *words,
         cls=_MethodOption if setting.shape is Shape.MAPPING else plain,
