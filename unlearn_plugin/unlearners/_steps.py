@@ -38,7 +38,7 @@ __all__ = [
 ForgetBatch = tuple[Float32[Tensor, "f c h w"], Int64[Tensor, " f"], Int64[Tensor, " f"]]  # not as long as Batch
 PairLoss = Callable[[nn.Module, Batch, ForgetBatch], Tensor]  # (model, batch of R, batch of F) -> scalar
 
-TUNED_ON_DIGITS = "700 digits with wrong labels, a small ResNet"  # tests/benchmarks/methods.py
+TUNED_ON_DIGITS = "700 digits with wrong labels, a small ResNet"
 
 _LOOKED_AT = 1_000  # samples of F, and twice as many held-out ones, that decide when to let go
 _ADAM_SHARE = 0.01  # of the rate of SGD

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import timm
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, FashionMNIST
@@ -29,6 +31,7 @@ class Task:
         side: Of an image, in pixels.
         held_out: Samples set apart before training, half for tuning and half for the verdict.
         epochs: Of every training, by the kind of network.
+        requests: Kinds of request that make sense here.
     """
 
     draw: Callable[[Path, int], Drawn]
@@ -37,11 +40,7 @@ class Task:
     side: int
     held_out: int
     epochs: dict[str, int]
-
-    @property
-    def requests(self) -> tuple[str, ...]:
-        """Kinds of request that make sense here."""
-        return ("subject",) if self.classes == 2 else ("random", "class", "part", "classes", "second")
+    requests: tuple[str, ...] = ("random", "class", "part", "classes", "second")
 
     def fresh(self, arch: str, seed: int) -> nn.Module:
         """A timm model with new random weights that depend on the seed alone; transformers see patches of 4 pixels."""
@@ -87,7 +86,7 @@ def pictures(source: Callable[..., Any], count: int, side: int, wrong_labels: fl
 
     def draw(root: Path, seed: int) -> Drawn:
         whole, generator = source(root, train=True, download=False), torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(whole), generator=generator)[:count]
+        chosen = torch.randperm(len(whole.targets), generator=generator)[:count]
         images = torch.as_tensor(whole.data)[chosen].float() / 255
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
         images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
@@ -99,6 +98,12 @@ def pictures(source: Callable[..., Any], count: int, side: int, wrong_labels: fl
         return {"images": images.contiguous(), "labels": (labels + shift * wrong) % 10, "wrong": wrong}
 
     return draw
+
+
+def digits(_root: Path, **_: object) -> SimpleNamespace:
+    """The 1,797 handwritten digits of scikit-learn, which come with the package."""
+    found = load_digits()
+    return SimpleNamespace(data=torch.from_numpy(found.images) * (255 / 16), targets=found.target)
 
 
 def faces(root: Path, seed: int) -> Drawn:
@@ -131,5 +136,11 @@ TASKS = {
         pictures(CIFAR10, _TRAINED + _HELD_OUT, 16, 0.0), classes=10, channels=3, side=16, held_out=_HELD_OUT,
         epochs=_EPOCHS,
     ),
-    "faces": Task(faces, classes=2, channels=1, side=24, held_out=140, epochs={"resnet": 40, "vit": 40}),
+    "digits": Task(
+        pictures(digits, 700 + 1096, 16, 0.2), classes=10, channels=1, side=16, held_out=1096,
+        epochs={"resnet": 30, "vit": 30}, requests=("random", "class"),
+    ),
+    "faces": Task(
+        faces, classes=2, channels=1, side=24, held_out=140, epochs={"resnet": 40, "vit": 40}, requests=("subject",)
+    ),
 }  # fmt: skip
