@@ -154,6 +154,7 @@ def _lines() -> list[runs.Line]:
         _line("replay", 0, 95.0, FA=0.55, off=0.0),
         _line("replay", 1, 95.0, FA=0.55, off=0.002),
         _line("mini", 10, 40.0, FA=0.0),
+        _line("mini", 0, 30.0, "steps=4", FA=0.75),
         _line("salun", 0, None) | {"failed": "It needs more."},
     ]
 
@@ -172,6 +173,13 @@ def test_the_table_by_hand() -> None:
     assert "| mini† | 2 | 1.000 ± 0.000 | 0.650 ± 0.000 |" in text
     assert "| 40% | 3 MB | INCONCLUSIVE (1 of 2), LOW_SIDE (1 of 2) |" in text
     assert "`salun` does not take such a request: It needs more." in text
+
+
+def test_a_methods_own_options_have_a_table_of_their_own() -> None:
+    place = ("tiny", "test_resnet", "class")
+    assert "mini, steps=4" not in [row.name for row in table.rows(_lines(), *place)]
+    own = [row.name for row in table.rows(_lines(), *place, only="mini")]
+    assert own == ["original", "retrain", "mini", "mini, steps=4"]
 
 
 def test_two_versions_of_a_method_are_never_averaged() -> None:
@@ -196,7 +204,9 @@ def test_one_command_does_what_is_not_done_and_another_writes_the_tables(
     docs.mkdir()
     (docs / "benchmarks.md").write_text(
         "before\n\n<!-- suite tiny test_resnet class begin -->\n<!-- end -->\n\nbetween\n\n"
-        "<!-- suite tiny test_resnet part begin -->\n<!-- end -->\n\n<!-- suite bars begin -->\n<!-- end -->\nafter"
+        "<!-- suite tiny test_resnet part begin -->\n<!-- end -->\n\n"
+        "<!-- suite tiny test_resnet class mini begin -->\n<!-- end -->\n\n"
+        "<!-- suite bars begin -->\n<!-- end -->\nafter"
     )
     results.write_text("".join(json.dumps(line) + "\n" for line in _lines()))
     words = ["run", "--cache", str(suite.cache), "--out", str(results), "--datasets", "tiny", "--requests", "class"]
@@ -214,6 +224,8 @@ def test_one_command_does_what_is_not_done_and_another_writes_the_tables(
     assert page.endswith("after")
     assert "| ssd | 1 |" in page
     assert "Not measured yet." in page
+    assert page.count("| mini, steps=4† | 1 |") == 1
+    assert page.count("suite tiny test_resnet class mini begin") == 1
 
 
 def test_a_picture_shows_every_method(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@
 `DATA` is a folder that torchvision.datasets reads without downloading; digits need none. Models, records and retrained
 models are kept in `CACHE`. Results are appended line by line, by data set, network, request, method with its options,
 seed and version of the method's code; what is there is not done again, so a run that was ended goes on where it was.
-`table` writes all tables and pictures; what is not measured yet is said. Every part can be chosen; several processes may
-share the work.
+Every part can be chosen; several processes may share the work. `table` writes all tables and pictures; what is not
+measured yet is said.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from tests.benchmarks.suite.runs import PUBLISHED, YARDSTICKS, Line, equal_cost,
 
 COLUMNS = ("RA", "FA", "TA", "AUC", "AUC, calibrated", "DA", "LP", "NMI", "gap", "ToW", "time", "memory", "verdict")
 REPORTED = range(10)  # seeds; settings are chosen on others
-_MARK = re.compile(r"<!-- suite (\w+) (\w+) (\w+) begin -->.*?<!-- end -->", re.DOTALL)
+_MARK = re.compile(r"<!-- suite (\w+) (\w+) (\w+)(?: (\w+))? begin -->.*?<!-- end -->", re.DOTALL)
 _BARS = re.compile(r"<!-- suite bars begin -->.*?<!-- end -->", re.DOTALL)
 _CHEAP = 0.10  # of retraining
 
@@ -42,8 +42,16 @@ class Row:
         return statistics.mean(values) if values else None
 
 
-def rows(lines: Iterable[Line], dataset: str, arch: str, request: str) -> list[Row]:
-    """All rows of one table: the original, the retrained models, and the methods by name."""
+def rows(lines: Iterable[Line], dataset: str, arch: str, request: str, only: str | None = None) -> list[Row]:
+    """All rows of one table: the original, the retrained models, and the methods by name.
+
+    Args:
+        lines: Of results.
+        dataset: Which data set.
+        arch: Which network.
+        request: Which kind of request.
+        only: A method: the table is of its options. Otherwise only `finetune` is shown with others than its own.
+    """
     mine = _latest([
         line for line in lines if (line["dataset"], line["arch"], line["request"]) == (dataset, arch, request)
     ])
@@ -54,6 +62,8 @@ def rows(lines: Iterable[Line], dataset: str, arch: str, request: str) -> list[R
     names = sorted({(line["method"], line["options"]) for line in mine if line["method"] not in YARDSTICKS})
     named = {("finetune", equal_cost(mine, name)): name for name in reversed(PUBLISHED)}
     for method, options in names:
+        if method != only if only else options and (method, options) not in named:
+            continue
         label = method + (f", {options.replace(',', ', ')}" if options else "")
         if (method, options) in named:
             label += f" (costs as much as {' and '.join(_as_dear(mine, options))})"
@@ -172,13 +182,15 @@ def write(lines: Sequence[Line], page: Path) -> None:
     text, tables = page.read_text(), {}
 
     def one(match: "re.Match[str]") -> str:
-        place = (match[1], match[2], match[3])
-        tables[place] = rows(lines, *place)
-        content = as_markdown(tables[place]) if tables[place] else "Not measured yet."
+        place, only = (match[1], match[2], match[3]), match[4]
+        found = rows(lines, *place, only)
+        content = as_markdown(found) if found else "Not measured yet."
         drawn = Path("pictures") / f"{'-'.join(place)}.png"
-        if tables[place] and (page.parent / drawn).exists():
+        if found and not only and (page.parent / drawn).exists():
             content = f"![Distance to the retrained models against cost]({drawn.as_posix()})\n\n{content}"
-        return f"<!-- suite {' '.join(place)} begin -->\n\n{content}\n\n<!-- end -->"
+        if not only:
+            tables[place] = found
+        return f"<!-- suite {' '.join(part for part in (*place, only) if part)} begin -->\n\n{content}\n\n<!-- end -->"
 
     text = _MARK.sub(one, text)
     machine = (
