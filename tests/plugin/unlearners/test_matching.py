@@ -23,7 +23,7 @@ from unlearn_plugin.unlearners.matching import Matching, average, complete
 from unlearn_plugin.verification import verify
 
 FORGET = torch.arange(0, 20)
-GENTLE = {"batch_size": 16, "epochs": 1, "learning_rate": 0.05, "weight": 1.0}
+GENTLE = {"batch_size": 16, "epochs": 1, "learning_rate": 0.005, "weight": 1.0}
 NAN = torch.nan
 
 
