@@ -136,6 +136,10 @@ TASKS = {
         pictures(CIFAR10, _TRAINED + _HELD_OUT, 16, 0.0), classes=10, channels=3, side=16, held_out=_HELD_OUT,
         epochs=_EPOCHS,
     ),
+    "cifar10_long": Task(
+        pictures(CIFAR10, _TRAINED + _HELD_OUT, 16, 0.0), classes=10, channels=3, side=16, held_out=_HELD_OUT,
+        epochs={"resnet": 80, "vit": 80}, requests=("random",),
+    ),
     "digits": Task(
         pictures(digits, 700 + 1096, 16, 0.2), classes=10, channels=1, side=16, held_out=1096,
         epochs={"resnet": 30, "vit": 30}, requests=("random", "class"),
