@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from tests.hooks.frameworks.pixel_truth import BATCH, CLASSES, N, Pairs, grouped, image, recorded, rows_in
-from tests.hooks.frameworks.two_processes import run_in_two, tell
+from tests.hooks.frameworks.two_processes import run_in_two, tell, together
 from unlearn_hooks import TrainingRecord, record
 from unlearn_hooks.features import recorded_features
 from unlearn_hooks.loader_tags import inner_loaders
@@ -206,8 +206,7 @@ def test_two_processes_record_their_own_rows_and_keep_padded_duplicates(
 ) -> None:
     folder, told = ranks
     found = TrainingRecord.open(folder / "sharded")
-    own = [grouped(one["sharded"]["trained"], 2, 3) for one in told]
-    both = [[*first, *second] for first, second in zip(*own, strict=True)]
+    both = together([one["sharded"]["trained"] for one in told], 2)
     assert recorded(folder / "sharded") == both
     assert found.manifest["world"] == 2
     times = Counter(row for step in both[:2] for rows in step for row in rows)

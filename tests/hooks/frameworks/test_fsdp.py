@@ -12,8 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, DistributedSampler
 
-from tests.hooks.frameworks.pixel_truth import BATCH, CLASSES, N, Pairs, grouped, recorded, rows_in
-from tests.hooks.frameworks.two_processes import run_in_two, tell
+from tests.hooks.frameworks.pixel_truth import BATCH, CLASSES, N, Pairs, recorded, rows_in
+from tests.hooks.frameworks.two_processes import run_in_two, tell, together
 from unlearn_hooks import TrainingRecord, record
 from unlearn_hooks.features import recorded_features
 from unlearn_hooks.journal import read_journal
@@ -61,8 +61,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 def test_rows_features_and_losses_are_recorded_and_weights_are_not(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, told = ranks
     found = TrainingRecord.open(folder / "recorded-True")
-    own = [grouped(one["trained"], 1, 3) for one in told]
-    assert recorded(found.folder) == [[*first, *second] for first, second in zip(*own, strict=True)]
+    assert recorded(found.folder) == together([one["trained"] for one in told])
     assert found.complete
     assert recorded_features(found).n == 2 * N
     assert [sorted(epoch.rows.tolist()) for epoch in recorded_samples(found)] == [list(range(N))] * 2

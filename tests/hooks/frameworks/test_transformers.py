@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from tests.hooks.frameworks.pixel_truth import BATCH, CLASSES, SIDE, N, Named, Pairs, grouped, image, recorded, rows_in
-from tests.hooks.frameworks.two_processes import run_in_two, tell
+from tests.hooks.frameworks.two_processes import run_in_two, tell, together
 from unlearn_hooks import TrainingRecord, UnlearnError
 from unlearn_hooks.capture import find_head, head_input
 from unlearn_hooks.features import recorded_features
@@ -335,8 +335,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 def test_two_processes_record_their_own_rows(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, told = ranks
     found = TrainingRecord.open(folder / "whole")
-    own = [grouped(one["whole"], 2, 3) for one in told]
-    assert recorded(folder / "whole") == [[*first, *second] for first, second in zip(*own, strict=True)]
+    assert recorded(folder / "whole") == together([one["whole"] for one in told], 2)
     assert found.manifest["world"] == 2
     counted = sum(len(rows) for one in told for rows in one["whole"])
     assert recorded_features(found).n == counted
@@ -349,8 +348,7 @@ def test_two_processes_record_their_own_rows(ranks: tuple[Path, list[dict[str, A
 
 def test_two_processes_that_died_go_on_in_the_same_record(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, told = ranks
-    own = [grouped(one["resumed"], 1, 3) for one in told]
-    assert recorded(folder / "resumed") == [[*first, *second] for first, second in zip(*own, strict=True)]
+    assert recorded(folder / "resumed") == together([one["resumed"] for one in told])
     found = TrainingRecord.open(folder / "resumed")
     assert found.complete
     assert recorded_schedule(found).epochs.tolist() == [0] * 3 + [1] * 3 + [2] * 3

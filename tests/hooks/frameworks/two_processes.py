@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.hooks.frameworks.pixel_truth import grouped
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -25,3 +27,9 @@ def run_in_two(script: str, folder: Path) -> list[dict[str, Any]]:
 def tell(folder: Path, told: dict[str, Any]) -> None:
     """Called in a rank: what it knows of what it was trained on."""
     (folder / f"truth{os.environ['RANK']}.json").write_text(json.dumps(told))
+
+
+def together(micro_batches: list[list[list[int]]], size: int = 1) -> list[list[list[int]]]:
+    """Steps of both ranks, who trained on 3 micro-batches an epoch each and made a step of every `size` of them."""
+    first, second = (grouped(one, size, 3) for one in micro_batches)
+    return [[*mine, *theirs] for mine, theirs in zip(first, second, strict=True)]
