@@ -268,6 +268,17 @@ def test_sealed_samples_are_the_controls_and_neither_forgotten_nor_kept() -> Non
     assert not Splits.make(request("cat/t5.png"), TRAIN, HELDOUT, seed=0).sealed
 
 
+def test_what_earlier_requests_named_is_neither_forgotten_nor_kept_and_sealed_samples_were_never_theirs() -> None:
+    before = [request("class=emu"), request("cat/t5.png", "cat/t6.png")]
+    splits = Splits.make(request("cat/t7.png"), TRAIN, HELDOUT, seed=0, sealed=APART, earlier=before)
+    assert splits.earlier.ids == ("cat/t5.png", "cat/t6.png", "emu/t32.png", "emu/t33.png", "emu/t34.png")
+    assert [TRAIN.classes[label] for label in splits.earlier_classes] == ["emu"]
+    everything = [*splits.forget.ids, *splits.retain.ids, *splits.earlier.ids, *APART.tuning, *APART.verdict]
+    assert sorted(everything) == sorted(TRAIN.ids)
+    with pytest.raises(UnlearnError, match=r"named by an earlier request: 'cat/t5.png' \(line 2\)"):
+        Splits.make(request("cat/t7.png", "cat/t5.png"), TRAIN, HELDOUT, seed=0, sealed=APART, earlier=before)
+
+
 def test_the_seed_has_no_part_in_sealed_controls() -> None:
     first, second = (Splits.make(request("cat/t5.png"), TRAIN, HELDOUT, seed=s, sealed=APART) for s in (0, 1))
     assert first.verdict.ids == second.verdict.ids == APART.verdict

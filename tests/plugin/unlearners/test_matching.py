@@ -207,6 +207,16 @@ def test_from_the_record_to_a_verified_folder(references: ReferenceWorld, tmp_pa
         run(dataclasses.replace(job, record=str(references.record.folder), out=str(tmp_path / "other")))
 
 
+def test_the_rate_is_that_of_the_optimizer_unless_it_is_given() -> None:
+    usual, sgd, given = (
+        Matching(**options).settled("sample", fresh_net(0))
+        for options in ({}, {"optimizer": "sgd"}, {"optimizer": "sgd", "learning_rate": 0.3})
+    )
+    assert (usual.optimizer, usual.learning_rate) == ("adamw", 0.002)
+    assert (sgd.optimizer, sgd.learning_rate) == ("sgd", pytest.approx(0.01))
+    assert (given.optimizer, given.learning_rate) == ("sgd", 0.3)
+
+
 @pytest.mark.parametrize(
     "options", [{"weight": 0.0}, {"distill": -1.0}, {"forget_batch_size": 1}, {"weight": torch.inf}]
 )
