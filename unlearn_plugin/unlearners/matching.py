@@ -32,7 +32,10 @@ __all__ = ["Matching", "average", "complete"]
 
 _LOOKED_AT = 500  # samples of F that decide when its targets are reached
 _LOOKS = 2  # per epoch; the divergence has its minimum at the targets, so F runs past them slowly if at all
-_SGD_SHARE = 5  # of the rate of Adam
+_SGD_SHARE = 5.0  # of the rate of Adam
+_NORMED_SHARE = (
+    0.5  # of the rate for other networks, where there is LayerNorm: at the whole a transformer lost much of R
+)
 
 
 def complete(logits: Float16[Tensor, "m n c"]) -> Float32[Tensor, "m n c"]:
@@ -130,11 +133,13 @@ class Matching(TrainedUnlearner):
         super().__post_init__()
 
     def settled(self, request: Request, model: nn.Module) -> "Matching":
-        """AdamW for every network, at the presets' rate; SGD at five times that. See the base class."""
+        """AdamW at the presets' rate; SGD at five times that, and networks with LayerNorm at half. See the base class."""
         optimizer: OptimizerName = "adamw" if self.optimizer == "auto" else self.optimizer
         filled = super(TrainedUnlearner, self).settled(request, model)
-        if self.learning_rate is None and filled.learning_rate is not None and optimizer == "sgd":
-            filled = replace(filled, learning_rate=_SGD_SHARE * filled.learning_rate)
+        if self.learning_rate is None and filled.learning_rate is not None:
+            normed = any(isinstance(layer, nn.LayerNorm) for layer in model.modules())
+            share = (_SGD_SHARE if optimizer == "sgd" else 1.0) * (_NORMED_SHARE if normed else 1.0)
+            filled = replace(filled, learning_rate=share * filled.learning_rate)
         return replace(filled, optimizer=optimizer)
 
     def unlearn(self, model: nn.Module, evidence: Evidence) -> Facts:

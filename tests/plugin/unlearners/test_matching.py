@@ -215,6 +215,8 @@ def test_the_rate_is_that_of_the_optimizer_unless_it_is_given() -> None:
     assert (usual.optimizer, usual.learning_rate) == ("adamw", 0.002)
     assert (sgd.optimizer, sgd.learning_rate) == ("sgd", pytest.approx(0.01))
     assert (given.optimizer, given.learning_rate) == ("sgd", 0.3)
+    normed = Matching().settled("sample", nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))
+    assert (normed.optimizer, normed.learning_rate) == ("adamw", 0.001)
 
 
 @pytest.mark.parametrize(
