@@ -33,7 +33,7 @@ __all__ = ["Matching", "average", "complete"]
 _LOOKED_AT = 500  # samples of F that decide when its targets are reached
 _LOOKS = 2  # per epoch; the divergence has its minimum at the targets, so F runs past them slowly if at all
 _SGD_SHARE = 5.0  # of the rate of Adam
-_NORMED_SHARE = (
+_NORMED_SHARE = 0.5  # of the rate for other networks: at the whole a transformer lost much of R
     0.5  # of the rate for other networks, where there is LayerNorm: at the whole a transformer lost much of R
 )
 
@@ -133,7 +133,7 @@ class Matching(TrainedUnlearner):
         super().__post_init__()
 
     def settled(self, request: Request, model: nn.Module) -> "Matching":
-        """AdamW at the presets' rate; SGD at five times that, and networks with LayerNorm at half. See the base class."""
+        """AdamW at the presets' rate; SGD at five times that, networks with LayerNorm at half. See the base class."""
         optimizer: OptimizerName = "adamw" if self.optimizer == "auto" else self.optimizer
         filled = super(TrainedUnlearner, self).settled(request, model)
         if self.learning_rate is None and filled.learning_rate is not None:
