@@ -34,8 +34,6 @@ _LOOKED_AT = 500  # samples of F that decide when its targets are reached
 _LOOKS = 2  # per epoch; the divergence has its minimum at the targets, so F runs past them slowly if at all
 _SGD_SHARE = 5.0  # of the rate of Adam
 _NORMED_SHARE = 0.5  # of the rate for other networks: at the whole a transformer lost much of R
-    0.5  # of the rate for other networks, where there is LayerNorm: at the whole a transformer lost much of R
-)
 
 
 def complete(logits: Float16[Tensor, "m n c"]) -> Float32[Tensor, "m n c"]:
