@@ -134,6 +134,43 @@ for images, labels in DataLoader(Pixels(), 8, shuffle=True):
     target = teacher(images)
     train(images, labels, model=both)
 """
+REFERENCE = """
+# in the form of torchvision's references/classification: a logger around the loader, warm-up, clipping, an average
+def log_every(loader):
+    for number, batch in enumerate(loader):
+        yield batch
+
+sampler = torch.utils.data.RandomSampler(Pixels())
+loader = DataLoader(Pixels(), 8, sampler=sampler, num_workers=2, pin_memory=False)
+held_out = DataLoader(Pixels(), 8, sampler=torch.utils.data.SequentialSampler(Pixels()))
+warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=1)
+schedule = torch.optim.lr_scheduler.SequentialLR(
+    optimizer, [warm_up, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2)], milestones=[1]
+)
+average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+
+def evaluate(net):
+    net.eval()
+    with torch.inference_mode():
+        for images, labels in log_every(held_out):
+            net(images)
+
+for epoch in range(3):
+    model.train()
+    for number, (images, labels) in enumerate(log_every(loader)):
+        output = model(images)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(output, labels, label_smoothing=0.1).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        truth.append(rows_in(images))
+        if number % 2 == 0:
+            average.update_parameters(model)
+    schedule.step()
+    evaluate(model)
+    evaluate(average)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "checkpoint.pth")
+"""
 SCRIPTS = {
     "plain": PLAIN,
     "evaluation, average, early break": BUSY,
@@ -143,6 +180,7 @@ SCRIPTS = {
     "two passes a step": TWICE,
     "two loaders": TWO_LOADERS,
     "a teacher in training mode": TEACHER,
+    "a reference loop": REFERENCE,
 }
 
 
@@ -185,10 +223,11 @@ def test_epochs_are_the_passes_over_the_training_loader(folder: Path) -> None:
     assert found.recipe["epochs"] == 3
 
 
-def test_the_final_weights_are_those_the_script_saved_with_and_without_recording(folder: Path) -> None:
-    found = run(folder, PLAIN)
+@pytest.mark.parametrize("body", [PLAIN, REFERENCE], ids=["plain", "reference loop"])
+def test_the_final_weights_are_those_the_script_saved_with_and_without_recording(folder: Path, body: str) -> None:
+    found = run(folder, body)
     recorded = torch.load(folder / "model.pt")
-    exec(compile(HEAD + PLAIN + TAIL, "train.py", "exec"), {"__name__": "__main__"})
+    exec(compile(HEAD + body + TAIL, "train.py", "exec"), {"__name__": "__main__"})
     plain = torch.load(folder / "model.pt")
     assert weights_digest(recorded) == weights_digest(plain) == found.manifest["final_weights"]
 
