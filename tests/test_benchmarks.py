@@ -192,7 +192,7 @@ def test_two_versions_of_a_method_are_never_averaged() -> None:
 def test_a_bar_that_is_missed_is_said_to_be() -> None:
     place = ("tiny", "test_resnet", "class")
     text = table.bars({place: table.rows(_lines(), *place)})
-    assert "gap 0.013, 0.5 times theirs, at 20% | **no** |" in text
+    assert "gap 0.013, 0.5 times theirs, at 20.0% | **no** |" in text
     assert "largest difference of a weight 0.002, in 2 trainings | **no** |" in text
     assert "gap 0.038, `finetune` 0.087 | yes |" in text
 

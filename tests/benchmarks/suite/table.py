@@ -161,7 +161,7 @@ def _bars(found: Mapping[str, Row]) -> Iterable[tuple[str, str, bool]]:
         mine, cost = found["matching"].mean("gap") or 0.0, found["matching"].mean("time") or 0.0
         yield (
             "`matching` within twice the retrained models' own gap at 10 % of the cost",
-            f"gap {mine:.3f}, {mine / spread:.1f} times theirs, at {cost:.0%}",
+            f"gap {mine:.3f}, {mine / spread:.1f} times theirs, at {cost:.1%}",
             mine <= 2 * spread and cost <= _CHEAP,
         )
     for name in PUBLISHED:
