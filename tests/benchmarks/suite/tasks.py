@@ -43,8 +43,8 @@ class Task:
     requests: tuple[str, ...] = ("random", "class", "part", "classes", "second")
 
     def fresh(self, arch: str, seed: int) -> nn.Module:
-        """A timm model with new random weights that depend on the seed alone; transformers see patches of 4 pixels."""
-        shape = {"img_size": self.side, "patch_size": 4} if "vit" in arch else {}
+        """A timm model with new random weights of the seed alone; transformers see patches of 4 or 2 pixels."""
+        shape = {"img_size": self.side, "patch_size": 2 if self.side % 4 else 4} if "vit" in arch else {}
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             return timm.create_model(arch, num_classes=self.classes, in_chans=self.channels, **shape)
