@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from tests.hooks.frameworks.pixel_truth import BATCH, CLASSES, N, Pairs, grouped, image, recorded, rows_in
-from tests.hooks.frameworks.two_processes import run_in_two, tell, together
+from tests.hooks.frameworks.two_processes import check_resumed, check_whole, run_in_two, tell
 from unlearn_hooks import TrainingRecord, UnlearnError
 from unlearn_hooks.features import recorded_features
 from unlearn_hooks.frameworks.lightning import LightningRecorder
@@ -465,25 +465,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 
 
 def test_two_processes_record_their_own_rows(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
-    folder, told = ranks
-    found = TrainingRecord.open(folder / "whole")
-    assert recorded(folder / "whole") == together([one["whole"] for one in told], 2)
-    assert sorted(sum(told[0]["whole"][:3] + told[1]["whole"][:3], [])) == list(range(N))
-    assert found.manifest["world"] == 2
-    assert recorded_features(found).n == 2 * N
-    assert [sorted(epoch.rows.tolist()) for epoch in recorded_samples(found)] == [list(range(N))] * 2
-    assert len(recorded_updates(found)) > 0
-    assert {one["weights"] for one in told} == {found.manifest["final_weights"]}
-    assert [one["unknown"] for one in told] == [[{}, {}]] * 2
+    check_whole(*ranks)
 
 
 def test_two_processes_that_died_go_on_in_the_same_record(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
-    folder, told = ranks
-    assert recorded(folder / "resumed") == together([one["resumed"] for one in told])
-    found = TrainingRecord.open(folder / "resumed")
-    assert found.complete
-    assert recorded_schedule(found).epochs.tolist() == [0] * 3 + [1] * 3 + [2] * 3
-    assert recorded_features(found).n == sum(len(rows) for one in told for rows in one["resumed"])
+    check_resumed(*ranks)
 
 
 def test_without_lightning_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.hooks.frameworks.pixel_truth import grouped
+from tests.hooks.frameworks.pixel_truth import N, grouped, recorded
+from unlearn_hooks import TrainingRecord
+from unlearn_hooks.features import recorded_features
+from unlearn_hooks.samples import recorded_samples
+from unlearn_hooks.schedule import recorded_schedule
+from unlearn_hooks.updates import recorded_updates
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,3 +38,25 @@ def together(micro_batches: list[list[list[int]]], size: int = 1) -> list[list[l
     """Steps of both ranks, who trained on 3 micro-batches an epoch each and made a step of every `size` of them."""
     first, second = (grouped(one, size, 3) for one in micro_batches)
     return [[*mine, *theirs] for mine, theirs in zip(first, second, strict=True)]
+
+
+def check_whole(folder: Path, told: list[dict[str, Any]]) -> None:
+    """Two epochs in steps of two micro-batches, recorded as `told` says they were."""
+    found, trained = TrainingRecord.open(folder / "whole"), [one["whole"] for one in told]
+    assert recorded(found.folder) == together(trained, 2)
+    assert found.manifest["world"] == 2
+    assert {row for one in trained for rows in one[:3] for row in rows} == set(range(N))
+    assert recorded_features(found).n == sum(len(rows) for one in trained for rows in one)
+    assert [sorted(set(epoch.rows.tolist())) for epoch in recorded_samples(found)] == [list(range(N))] * 2
+    assert len(recorded_updates(found)) > 0
+    assert {one["weights"] for one in told} == {found.manifest["final_weights"]}
+    assert [one["unknown"] for one in told] == [[{}, {}]] * 2
+
+
+def check_resumed(folder: Path, told: list[dict[str, Any]]) -> None:
+    """Three epochs that died in the second one, recorded once each."""
+    found, trained = TrainingRecord.open(folder / "resumed"), [one["resumed"] for one in told]
+    assert recorded(found.folder) == together(trained)
+    assert found.complete
+    assert recorded_schedule(found).epochs.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert recorded_features(found).n == sum(len(rows) for one in trained for rows in one)
