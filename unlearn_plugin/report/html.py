@@ -16,6 +16,7 @@ from unlearn_plugin.report.wording import (
     NOT_MEASURED,
     WRITERS,
     Writer,
+    estimate,
     headline,
     interval,
     number,
@@ -57,6 +58,14 @@ _DATA = {
     "n_verdict": "Unseen images for the verdict alone",
     "controls": "Where the unseen images come from",
     "n_copies": "Kept images that are exact copies of one to be forgotten",
+}
+_SURROGATES = {
+    "count": "Pseudo-requests",
+    "samples": "Their images",
+    "test": "Test",
+    "matched_by": "Matched by",
+    "area": "Area under the curve",
+    "rank": "Place of this request, 1 being the one with most left",
 }
 _COSTS = {"cpu_seconds": "Processor seconds", "peak_memory": "Memory at most, in bytes"}
 _GUARD = {"finite": "All values finite", "changed": "Changed at all", "collapsed": "Collapsed to few classes"}
@@ -144,7 +153,7 @@ def render_html(report: Mapping[str, Any]) -> str:
             _utility_card(measured, models),
         ],
         change=(measured.get("change", {}).get("after") or {}).get("details", {}),
-        pictures=[(picture, Markup(picture.svg)) for picture in draw(measured)],  # noqa: S704  # our own drawing
+        pictures=[(picture, Markup(picture.svg)) for picture in draw(report)],  # noqa: S704  # our own drawing
         models=models,
         metrics=[_table(name, measured[name], models) for name in sorted(measured, key=_rank)],
         provenance=_provenance(report),
@@ -280,6 +289,7 @@ def _provenance(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, st
         ("Request", _request(report["request"])),
         ("Model", _model(report)),
         ("Data", [(_DATA[key], plain(report["data"][key])) for key in _DATA if key in report["data"]]),
+        ("Requests like this one", _surrogates(report.get("surrogates"))),
         ("Checks of the new weights", [(_GUARD[key], plain(report["guard"][key])) for key in _GUARD]),
         ("Method", _method(procedure)),
         ("Options of the method", [(key, plain(value)) for key, value in sorted(_flatten(procedure["options"]))]),
@@ -313,6 +323,16 @@ def _earlier(earlier: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         ("Earlier requests", plain(earlier["requests"])),
         ("Images of earlier requests, left out", plain(earlier["n_samples"])),
         *(("Commitment to an earlier list", digest) for digest in earlier["commitments"]),
+    ]
+
+
+def _surrogates(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if found is None:
+        return []
+    return [
+        *((_SURROGATES[key], plain(found[key])) for key in ("count", "samples", "test", "matched_by")),
+        *((f"{_SURROGATES['area']}, {who}", estimate(found[who])) for who in ("before", "after")),
+        (_SURROGATES["rank"], plain(found["rank"])),
     ]
 
 

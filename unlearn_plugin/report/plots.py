@@ -8,6 +8,7 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from unlearn_plugin.primary import CALIBRATED, PLAIN, primary
 from unlearn_plugin.report.drawing import COLOURS, Picture, canvas, make_picture, page_style
 from unlearn_plugin.report.wording import number, percent, points
 
@@ -16,26 +17,34 @@ __all__ = ["draw"]
 _MODELS = {"before": "Before", "after": "After", "reference": "Reference"}
 _DASHES = {"before": (0, (5, 2)), "after": "solid", "reference": (0, (1, 1.5))}
 _MARKERS = {"before": "o", "after": "s", "reference": "D"}
+_ABOUT = {  # test: what its margin is, on the axis and in a sentence
+    PLAIN: ("margin: how sure of the right class", "a margin above"),
+    CALIBRATED: ("calibrated margin: surer than of unseen", "a calibrated margin above"),
+}
 _MOST_CLASSES = 15
 _LONGEST_LABEL = 16
 _LOW_END = 0.05  # share of false alarms up to which the inset of the ROC goes
 _LARGEST_FIELD = 130.0  # square points
 
 
-def draw(measurements: Mapping[str, Any]) -> list[Picture]:
+def draw(report: Mapping[str, Any]) -> list[Picture]:
     """Draw all that the measurements allow; what was not measured has no picture.
 
+    Margins and ROC are those of the test that decides: with references, the calibrated one.
+
     Args:
-        measurements: ``measurements`` of the report.
+        report: Content of report.json; ``measurements`` and ``surrogates`` are read.
 
     Returns:
-        Margin histograms (before, after, reference), ROC curves, accuracy of classes, change of layers; the same
-        measurements always give the same bytes.
+        Margin histograms (before, after, reference), ROC curves, surrogate requests, maps of the features, accuracy of
+        classes, change of layers; the same measurements always give the same bytes.
     """
+    measurements, test = report["measurements"], primary(report)
     with page_style():
         found = [
-            *_margins(_details(measurements, "membership")),
-            _roc(_details(measurements, "membership"), measurements.get("membership", {})),
+            *_margins(_details(measurements, test), _ABOUT[test]),
+            _roc(_details(measurements, test), measurements.get(test, {})),
+            _surrogates(report.get("surrogates"), measurements.get(test, {}).get("after")),
             *_maps(_details(measurements, "feature_space")),
             _classes(_details(measurements, "utility")),
             _layers(_details(measurements, "change").get("after", {})),
@@ -48,24 +57,26 @@ def _details(measurements: Mapping[str, Any], metric: str) -> dict[str, Mapping[
     return {who: measurement["details"] for who, measurement in measured.items() if measurement}
 
 
-def _margins(details: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
+def _margins(details: Mapping[str, Mapping[str, Any]], about: tuple[str, str]) -> list[Picture]:
     histograms = {who: one["histogram"] for who, one in details.items() if one.get("histogram")}
     if not histograms:
         return []
     left = min(one["edges"][0] for one in histograms.values())
     right = max(one["edges"][-1] for one in histograms.values())
     top = max(max(_shares(one[group])) for one in histograms.values() for group in ("forget", "controls"))
-    return [_margin(who, one, (left, right), 1.42 * top or 1.0) for who, one in histograms.items()]
+    return [_margin(who, one, (left, right), 1.42 * top or 1.0, about) for who, one in histograms.items()]
 
 
-def _margin(who: str, histogram: Mapping[str, Any], ends: tuple[float, float], top: float) -> Picture:
+def _margin(
+    who: str, histogram: Mapping[str, Any], ends: tuple[float, float], top: float, about: tuple[str, str]
+) -> Picture:
     figure, axes = canvas(2.5)
     edges, forget, controls = histogram["edges"], _shares(histogram["forget"]), _shares(histogram["controls"])
     axes.stairs(controls, edges, fill=True, color=COLOURS["unseen"], alpha=0.35, linewidth=0)
     axes.stairs(controls, edges, color=COLOURS["unseen"], linewidth=0.8, label="unseen images")
     axes.stairs(forget, edges, color=COLOURS[who], linewidth=1.8, label="requested images")
     axes.set(xlim=ends, ylim=(0, top), ylabel="share of images")
-    axes.set_xlabel("margin: how sure of the right class \N{RIGHTWARDS ARROW}")
+    axes.set_xlabel(f"{about[0]} \N{RIGHTWARDS ARROW}")
     axes.set_title(_MODELS[who], color=COLOURS[who])
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(loc="upper left", reverse=True)
@@ -76,7 +87,7 @@ def _margin(who: str, histogram: Mapping[str, Any], ends: tuple[float, float], t
         title=f"{_MODELS[who]}: margins of requested and unseen images",
         drawn="Two histograms over one axis: a line for the requested images, a grey area for images never trained on.",
         seen=(
-            f"Half of the requested images have a margin above {number(middle['forget'], 1)}, "
+            f"Half of the requested images have {about[1]} {number(middle['forget'], 1)}, "
             f"half of the unseen ones above {number(middle['controls'], 1)}."
         ),
     )
@@ -121,6 +132,36 @@ def _low_end(axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> Non
     inset.tick_params(labelsize=7, length=2)
     for axis in (inset.xaxis, inset.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _surrogates(found: Mapping[str, Any] | None, real: Mapping[str, Any] | None) -> Picture | None:
+    """What the procedure left on pseudo-requests, and on this request, on one scale."""
+    if not found or not found["after"] or not real or real["value"] is None:
+        return None
+    rows = {"pseudo-requests, before": ("before", found["before"]), "pseudo-requests, after": ("after", found["after"])}
+    rows["this request, after"] = ("after", real)
+    figure, axes = canvas(1.5)
+    axes.axvline(0.5, color=COLOURS["unseen"], linewidth=0.8)
+    for row, (who, one) in enumerate(rows.values()):
+        axes.hlines(row, one["low"], one["high"], color=COLOURS[who], linewidth=1.4)
+        axes.plot(one["value"], row, _MARKERS[who], color=COLOURS[who], markersize=4.5)
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel="area under the curve; 0.5 is a guess")
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.set_title("The same procedure on other requests")
+    before, after = (found[who] for who in ("before", "after"))
+    return make_picture(
+        figure,
+        name="surrogates",
+        title="What the same procedure leaves on requests like this one",
+        drawn="A mark with its 95 % interval for the pseudo-requests before and after, and for this request after.",
+        seen=(
+            f"On {number(found['count'])} pseudo-requests the procedure took the area from "
+            f"{number(before['value'], 2)} to {number(after['value'], 2)}; on this request it left "
+            f"{number(real['value'], 2)}, number {number(found['rank'])} of {number(found['count'] + 1)}."
+        ),
+    )
 
 
 def _maps(details: Mapping[str, Mapping[str, Any]]) -> list[Picture]:

@@ -1,6 +1,7 @@
 """The judge as the product has it, on one model of the zoo: all measurements that count, and the verdict."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,47 +9,87 @@ from torch import nn
 
 from tests.benchmarks.trial import make_trial
 from tests.benchmarks.zoo.world import CLASSES, Cell, World
+from unlearn_plugin.measurement import Measurement
 from unlearn_plugin.metrics.base import Trial
 from unlearn_plugin.probes import PROBES
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.report import rounded
 from unlearn_plugin.verdict import Verdict, decide
 
-# what the verdict does not look at; leaving it out saves most of the zoo's time
-NOT_JUDGED = {
-    "alignment",
-    "change",
-    "clusters",
-    "completeness",
-    "conformal",
-    "feature_space",
-    "suppression",
-    "tails",
-    "three_way",
-}
+Measured = dict[str, Any]
+
+NULL_CONTROL = {"A": "null_control", "B": "calibrated_null_control"}
+_FIRST = {"A": ("utility", "membership"), "B": ("utility", "calibrated_membership")}
 _RETAINED = 1000
 _PROBED = 1000  # samples of each kind that a probe looks at, at most; by itself it takes 2,000
+_ALARM: Measured = {"value": 1.0, "low": 1.0, "high": 1.0, "details": {"p_value": 0.0}}
+_QUIET: Measured = {"value": 0.0, "low": 0.0, "high": 0.0, "details": {"p_value": 1.0}}
 
 
-def trial_of(world: World, cell: Cell) -> Trial:
-    """What the judge looks at for one request."""
+def trials_of(world: World, cell: Cell) -> dict[str, Trial]:
+    """What the judge looks at for one request, by tier; tier A does without what the references give."""
     retained = world.trained[~torch.isin(world.trained, cell.rows)]
     order = torch.randperm(len(retained), generator=torch.Generator().manual_seed(world.seed))[:_RETAINED]
-    return make_trial(world, cell.rows, retained[order].sort().values, one_subject=cell.kind == "subject")
+    trial = make_trial(world, cell.rows, retained[order].sort().values, one_subject=cell.kind == "subject")
+    return {"A": replace(trial, references={}), "B": trial}
 
 
-def measure(model: nn.Module, trial: Trial) -> dict[str, Any]:
-    """Measurements of one model, by metric."""
-    family = metrics()
-    names = [name for name in family.names() if name not in NOT_JUDGED]
+def measure(model: nn.Module, trial: Trial, names: Iterable[str]) -> Measured:
+    """Measure a model by some metrics."""
     options = {name: {"samples": str(_PROBED)} if name in PROBES else {} for name in names}
-    return {name: family.create(name, options[name]).measure(model, trial).as_dict() for name in names}
+    return {name: metrics().create(name, given).measure(model, trial).as_dict() for name, given in options.items()}
 
 
-def judge(cell: Cell, before: Mapping[str, Any], after: Mapping[str, Any], tier: str) -> Verdict:
-    """The verdict on what was measured before and after; tier A does without what the references gave."""
-    names = [name for name in before if tier == "B" or not name.startswith("calibrated_")]
-    measurements = {name: {"before": before[name], "after": after[name], "reference": None} for name in names}
+def before(trial: Trial) -> Measured:
+    """All that the rule looks at of the model before."""
+    return measure(trial.original, trial, _FIRST[_tier(trial)])
+
+
+def judge(cell: Cell, seen: Measured, model: nn.Module, trial: Trial) -> Verdict:
+    """The verdict on a model, with `seen` of the one before.
+
+    The verdict is a pure function, so what is not measured yet can be supposed both ways. Measuring ends when the
+    verdict is the same whatever the rest would say: most models of the zoo are found out before the last probe.
+    """
+    after = measure(model, trial, _FIRST[_tier(trial)])
+    rest = further(trial)
+    while True:
+        possible = [_decide(cell, seen, after | supposed) for supposed in _suppositions(rest)]
+        if len({verdict.status for verdict in possible}) == 1:
+            return possible[0]
+        after |= measure(model, trial, [rest.pop(0)])
+
+
+def further(trial: Trial) -> list[str]:
+    """What the rule looks at in the model after and not before, in the order in which it is measured."""
+    tier = _tier(trial)
+    return [NULL_CONTROL[tier], *(name for name in PROBES if metrics().get(name).tier <= tier)]
+
+
+def _suppositions(rest: Sequence[str]) -> list[Measured]:
+    """Everything that what is not measured yet could say to the rule."""
+    probes = [name for name in rest if name in PROBES]
+    controls = [{}] if len(probes) == len(rest) else [{rest[0]: one} for one in (None, _QUIET, _ALARM)]
+    found = [dict.fromkeys(probes, one) for one in ((_QUIET, _ALARM) if probes else (_QUIET,))]
+    return [control | probe for control in controls for probe in found]
+
+
+def _tier(trial: Trial) -> str:
+    return "B" if trial.references else "A"
+
+
+def oracle(model: nn.Module, retrained: nn.Module, trial: Trial) -> Measurement:
+    """What somebody sees who has a model retrained without the request, and calibrates by its margins.
+
+    No judge has that. It tells what a method has left where its verdict cannot: in a model that never saw the request
+    it is 0.5, whatever the request is like.
+    """
+    margins = {split: trial.outputs(retrained, split).margins for split in trial.references}
+    return metrics().create("calibrated_membership", {}).measure(model, replace(trial, references=margins))
+
+
+def _decide(cell: Cell, seen: Measured, after: Measured) -> Verdict:
+    measurements = {name: {"before": seen.get(name), "after": after[name], "reference": None} for name in after}
     return decide(
         rounded({
             "guard": {"reasons": []},

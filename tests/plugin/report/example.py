@@ -61,8 +61,9 @@ def example_report(
     reference: bool = True,
     n_forget: int = 120,
     classes: tuple[str, ...] = CLASSES,
+    tier: str = "A",
 ) -> dict[str, Any]:
-    """A report of schema 1 with invented numbers."""
+    """A report of schema 1 with invented numbers; one of tier B has a calibrated test and surrogate requests."""
     refused = status == "REFUSED"
     shifts = {"before": _SHIFT_BEFORE, "after": _SHIFT_AFTER.get(status, 0.05), "reference": 0.02}
     accuracies = {"before": 0.941, "after": 0.752 if status == "UTILITY_FAILED" else 0.936, "reference": 0.938}
@@ -76,7 +77,7 @@ def example_report(
             "process": "COMPLETE",
             "outcome": "NO_RESIDUAL_DETECTED" if status == "EXACT_BY_PROCESS" else status,
             "erasure": "PENDING",
-            "tier": "A",
+            "tier": tier,
             "released": status in ("NO_RESIDUAL_DETECTED", "EXACT_BY_PROCESS"),
             "margin": None if refused else 0.1,
             "statement": _STATEMENTS[status],
@@ -160,7 +161,42 @@ def example_report(
                 {who: _change() for who in models if who == "after"},
             ),
             **_probes({who: shifts[who] for who in models}, n_forget),
+            **(_calibrated({who: 2 * shifts[who] for who in models}, n_forget) if tier == "B" else {}),
         },
+        **({"surrogates": _surrogates(n_forget)} if tier == "B" else {}),
+    }
+
+
+def _calibrated(shifts: dict[str, float], n_forget: int) -> dict[str, Any]:
+    return {
+        "calibrated_membership": _metric(
+            "Calibrated membership",
+            "The membership test once more, each picture measured against what models that never saw it say about it.",
+            "like the reference",
+            "after Carlini et al. 2022, arXiv 2112.03570",
+            {who: _membership(shift, n_forget) for who, shift in shifts.items()},
+        )
+    }
+
+
+def _surrogates(n_forget: int) -> dict[str, Any]:
+    def pooled(value: float, half: float) -> dict[str, Any]:
+        ends = {
+            "low": value - half,
+            "high": value + half,
+            "lower95": value - 0.84 * half,
+            "upper95": value + 0.84 * half,
+        }
+        return {"value": value, **ends, "p_value": 0.312, "n_forget": 20 * n_forget, "n_controls": 549}
+
+    return {
+        "count": 20,
+        "samples": 20 * n_forget,
+        "test": "calibrated_membership",
+        "matched_by": "class and out-of-sample margin",
+        "before": pooled(0.931, 0.011),
+        "after": pooled(0.512, 0.028),
+        "rank": 9,
     }
 
 

@@ -25,6 +25,7 @@ CUT_OFF = """all => all.filter(one => {
 }).map(one => one.textContent)"""
 REPORTS = {
     "full": example_report(),
+    "with references": example_report(tier="B"),
     "refused": example_report("REFUSED", reference=False),
     "few": example_report("INCONCLUSIVE", n_forget=12),
     "hostile": example_report(

@@ -18,7 +18,7 @@ from unlearn_plugin.report.plots import draw
 
 
 def pictures(report: dict[str, Any]) -> dict[str, Picture]:
-    return {picture.name: picture for picture in draw(report["measurements"])}
+    return {picture.name: picture for picture in draw(report)}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_full_report_has_all_pictures_in_order(drawn: dict[str, Picture]) -> N
 
 
 def test_what_was_not_measured_has_no_picture() -> None:
-    assert draw({}) == []
+    assert draw({"measurements": {}}) == []
     refused = pictures(example_report("REFUSED", reference=False))
     assert list(refused) == ["margins-before", "roc", "map-before", "classes"]
     few = pictures(example_report(n_forget=19))
@@ -59,6 +59,32 @@ def test_the_roc_curve_is_the_measured_one(drawn: dict[str, Picture]) -> None:
     assert np.interp(scaled[:, 0], truth[:, 0], truth[:, 1]) == pytest.approx(scaled[:, 1], abs=0.005)
     width = np.ptp(points_of(inset)[:, 0]) / np.ptp(corners[:, 0])
     assert width > 0.38, "the inset shows five hundredths of the curve over two fifths of the axis"
+
+
+def test_with_references_the_pictures_are_those_of_the_test_that_decides() -> None:
+    report = example_report(tier="B")
+    shown, curve = pictures(report), report["measurements"]["calibrated_membership"]["after"]["details"]["roc"]
+    corners = points_of(paths(shown["roc"], "stroke: var(--after")[0])
+    scaled = (corners - corners[0]) / (corners[-1] - corners[0])
+    assert np.interp(scaled[:, 0], *np.transpose(curve)) == pytest.approx(scaled[:, 1], abs=0.005)
+    assert "calibrated margin" in shown["margins-after"].svg
+    assert "a calibrated margin above 7.4" in shown["margins-before"].seen
+    report["measurements"]["calibrated_membership"]["after"] = None
+    assert "calibrated margin" not in pictures(report)["margins-before"].svg
+
+
+def test_the_surrogate_requests_are_drawn_where_they_were_measured() -> None:
+    report = example_report(tier="B")
+    picture = pictures(report)["surrogates"]
+    before, after, real = (np.ptp(points_of(path)[:, 0]) for path in paths(picture, "stroke-width: 1.4"))
+    assert after / before == pytest.approx(0.028 / 0.011, rel=0.01)
+    measured = report["measurements"]["calibrated_membership"]["after"]
+    assert real / after == pytest.approx((measured["high"] - measured["low"]) / 0.056, rel=0.01)
+    assert "On 20 pseudo-requests the procedure took the area from 0.93 to 0.51" in picture.seen
+    assert "number 9 of 21" in picture.seen
+    assert "surrogates" not in pictures(example_report())
+    report["surrogates"]["after"] = None
+    assert "surrogates" not in pictures(report)
 
 
 def test_the_squares_of_the_map_are_as_large_as_the_shares(drawn: dict[str, Picture]) -> None:
