@@ -138,24 +138,27 @@ def _surrogates(found: Mapping[str, Any] | None, real: Mapping[str, Any] | None)
     """What the procedure left on pseudo-requests, and on this request, on one scale."""
     if not found or not found["after"] or not real or real["value"] is None:
         return None
-    rows = {"pseudo-requests, before": ("before", found["before"]), "pseudo-requests, after": ("after", found["after"])}
-    rows["this request, after"] = ("after", real)
+    rows = {
+        "others, before": ("before", found["before"]),
+        "others, after": ("after", found["after"]),
+        "this one, after": ("after", real),
+    }
     figure, axes = canvas(1.5)
     axes.axvline(0.5, color=COLOURS["unseen"], linewidth=0.8)
     for row, (who, one) in enumerate(rows.values()):
         axes.hlines(row, one["low"], one["high"], color=COLOURS[who], linewidth=1.4)
         axes.plot(one["value"], row, _MARKERS[who], color=COLOURS[who], markersize=4.5)
-    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel="area under the curve; 0.5 is a guess")
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel="area under the curve")
     axes.set_yticks(range(len(rows)), list(rows))
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
-    axes.set_title("The same procedure on other requests")
+    axes.set_title("Requests like this one")
     before, after = (found[who] for who in ("before", "after"))
     return make_picture(
         figure,
         name="surrogates",
         title="What the same procedure leaves on requests like this one",
-        drawn="A mark with its 95 % interval for the pseudo-requests before and after, and for this request after.",
+        drawn="Marks with 95 % intervals: pseudo-requests before and after, this request after. The line is a guess.",
         seen=(
             f"On {number(found['count'])} pseudo-requests the procedure took the area from "
             f"{number(before['value'], 2)} to {number(after['value'], 2)}; on this request it left "
