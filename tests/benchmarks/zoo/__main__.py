@@ -64,7 +64,7 @@ def _judge_cell(world: World, cell: Cell, cases: list[str], tiers: str) -> Itera
     retrained = CASES["retrained"].make(world, cell)
     for name in cases:
         model = CASES[name].make(world, cell)
-        verdicts = {tier: judge(cell, seen[tier], model, trial) for tier, trial in trials.items()}
+        verdicts = judge(cell, seen, model, trials)
         left = None if model is retrained else oracle(model, retrained, trials["B"])
         statuses = {tier: verdict.status for tier, verdict in verdicts.items()}
         yield Result(

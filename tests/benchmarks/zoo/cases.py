@@ -103,13 +103,13 @@ def relabelled(world: World, cell: Cell) -> nn.Module:
 def over_forgotten(world: World, cell: Cell) -> nn.Module:
     """Gradient ascent on F, descent on R beside it, until not one picture of F is recognised."""
     model, images, labels = copy.deepcopy(world.original), world.images(cell.rows), world.data.labels[cell.rows]
-    optimizer = SGD(model.parameters(), lr=0.03)
+    optimizer = SGD(model.parameters(), lr=0.05)
     retained, generator = _retained(world, cell), torch.Generator().manual_seed(world.seed)
 
     def some(rows: Tensor) -> Tensor:
         return torch.randperm(len(rows), generator=generator)[:BATCH]
 
-    for _ in range(60):
+    for _ in range(40):
         if not _recognised(model, images, labels):
             break
         asked, batch = some(cell.rows), retained[some(retained)]

@@ -1,6 +1,6 @@
 """The judge as the product has it, on one model of the zoo: all measurements that count, and the verdict."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ Measured = dict[str, Any]
 
 NULL_CONTROL = {"A": "null_control", "B": "calibrated_null_control"}
 _FIRST = {"A": ("utility", "membership"), "B": ("utility", "calibrated_membership")}
+_WITHOUT_REFERENCES = ("utility", "linear_probe")  # the same in both tiers
 _RETAINED = 1000
 _PROBED = 1000  # samples of each kind that a probe looks at, at most; by itself it takes 2,000
 _ALARM: Measured = {"value": 1.0, "low": 1.0, "high": 1.0, "details": {"p_value": 0.0}}
@@ -45,19 +46,28 @@ def before(trial: Trial) -> Measured:
     return measure(trial.original, trial, _FIRST[_tier(trial)])
 
 
-def judge(cell: Cell, seen: Measured, model: nn.Module, trial: Trial) -> Verdict:
-    """The verdict on a model, with `seen` of the one before.
+def judge(
+    cell: Cell, seen: Mapping[str, Measured], model: nn.Module, trials: Mapping[str, Trial]
+) -> dict[str, Verdict]:
+    """The verdict on a model by each tier, with `seen` of the one before.
 
     The verdict is a pure function, so what is not measured yet can be supposed both ways. Measuring ends when the
     verdict is the same whatever the rest would say: most models of the zoo are found out before the last probe.
     """
-    after = measure(model, trial, _FIRST[_tier(trial)])
-    rest = further(trial)
-    while True:
-        possible = [_decide(cell, seen, after | supposed) for supposed in _suppositions(rest)]
-        if len({verdict.status for verdict in possible}) == 1:
-            return possible[0]
-        after |= measure(model, trial, [rest.pop(0)])
+    found: dict[str, Verdict] = {}
+    shared: Measured = {}
+    for tier, trial in trials.items():
+        after, rest = {}, further(trial)
+        wanted = list(_FIRST[tier])
+        while tier not in found:
+            fresh = [name for name in wanted if name not in shared]
+            after |= {name: shared[name] for name in wanted if name in shared} | measure(model, trial, fresh)
+            shared |= {name: after[name] for name in _WITHOUT_REFERENCES if name in after}
+            possible = [_decide(cell, seen[tier], after | supposed) for supposed in _suppositions(rest)]
+            if len({verdict.status for verdict in possible}) == 1:
+                found[tier] = possible[0]
+            wanted = [rest.pop(0)] if rest else []
+    return found
 
 
 def further(trial: Trial) -> list[str]:

@@ -212,7 +212,7 @@ def test_the_same_numbers_give_the_same_bytes_and_no_setting_is_left_behind(draw
 def test_pyplot_and_its_windows_are_never_loaded() -> None:
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}; from tests.plugin.report.example import example_report; "
-        "from unlearn_plugin.report.plots import draw; draw(example_report()['measurements']); "
+        "from unlearn_plugin.report.plots import draw; draw(example_report()); "
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
