@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.metrics.base import Split, Trial
 from unlearn_plugin.outputs import Outputs
 
 __all__ = ["inspect_change"]
@@ -27,7 +27,8 @@ def inspect_change(original: nn.Module, model: nn.Module, trial: Trial) -> dict[
     Args:
         original: The model before.
         model: The changed model.
-        trial: What the judge looks at; only its retained data are used.
+        trial: What the judge looks at; the scores of all its data have to be finite, and collapse is looked for on
+            the retained ones.
 
     Returns:
         The report's ``guard``: ``finite``, ``changed``, ``collapsed`` and ``reasons``, one sentence for each failure;
@@ -40,9 +41,9 @@ def inspect_change(original: nn.Module, model: nn.Module, trial: Trial) -> dict[
         reasons.append("The weights are bit for bit those of the model before: the method changed nothing.")
     collapse: list[str] = []
     if finite:
-        after = trial.outputs(model, "retain")
-        finite = bool(after.logits.isfinite().all())
-        collapse = _collapse(trial.outputs(original, "retain"), after) if finite else []
+        splits: tuple[Split, ...] = ("retain", "forget", "controls", *(() if trial.tuning is None else ("tuning",)))
+        finite = all(bool(trial.outputs(model, split).logits.isfinite().all()) for split in splits)
+        collapse = _collapse(trial.outputs(original, "retain"), trial.outputs(model, "retain")) if finite else []
     if not finite:
         reasons.append("The weights or the scores of the changed model are not finite numbers (NaN or infinity).")
     return {

@@ -121,7 +121,8 @@ def further_limits(report: Mapping[str, Any]) -> list[str]:
         )
     if after and tail(report) is None:
         limits.append(
-            "How well the most exposed samples are hidden was not measured: 1,000 held-out samples are needed."
+            "How well the most exposed samples are hidden was not measured: 499 held-out samples of their classes are "
+            "needed."
         )
     utility = measured(report, "utility", "after")
     if utility and (named := utility["details"].get("largely_requested")):

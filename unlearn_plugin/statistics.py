@@ -1,4 +1,4 @@
-"""Statistics of the judge: exact proportions, paired differences, AUC within classes, TPR at a low FPR."""
+"""Statistics of the judge: exact proportions, paired differences, AUC within classes."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,13 @@ __all__ = [
     "Auc",
     "Estimate",
     "Matched",
-    "TailRate",
+    "effective_number",
     "match_classes",
     "paired_difference",
     "pooled_auc",
     "proportion",
+    "share_below",
     "stratified_auc",
-    "stratified_roc",
-    "tail_rate",
 ]
 
 MIN_CONTROLS_PER_CLASS = 5  # below, a within-class comparison is too coarse to count
@@ -196,10 +195,10 @@ def stratified_auc(matched: Matched, subjects: Int64[np.ndarray, " f"] | None = 
     control j. With subjects, the first term is k/(k-1) sum_s (sum_(i in s) (V_i - A))^2 / n_f^2 over the k subjects.
     Bounds are normal on the logit scale.
 
-    With fewer than 30 subjects, samples or controls, or at 0 or 1, where the estimated variance cannot be trusted,
-    bounds come from inverting |A - theta| <= z sqrt(Var(theta)) with the variance *at theta*, which at 0.5 is the
-    Mann-Whitney null variance (n_f + n_c + 1) / (12 n_f n_c) of each class. All samples of one subject then count
-    as one observation, the most careful assumption.
+    With fewer than 30 controls, or samples or subjects by their `effective_number`, or at 0 or 1, where the estimated
+    variance cannot be trusted, bounds come from inverting |A - theta| <= z sqrt(Var(theta)) with the variance *at
+    theta*, which at 0.5 is the Mann-Whitney null variance (m + n_c + 1) / (12 m n_c) of each class, with m the
+    effective number. So one subject with many samples beside some with one each counts as little more than one.
 
     Args:
         matched: Scores and classes.
@@ -215,12 +214,30 @@ def stratified_auc(matched: Matched, subjects: Int64[np.ndarray, " f"] | None = 
     beaten = _placements(matched.forget, matched.forget_class, matched.controls, matched.controls_class)
     value = float(beaten.mean())
     units = np.arange(len(beaten)) if subjects is None else np.unique(subjects, return_inverse=True)[1]
-    independent = int(units.max()) + 1
+    independent = effective_number(units)
     variance = 0.0
     if min(independent, len(matched.controls)) >= _SMALL:
         variance = _delong_variance(matched, beaten, units)
     weights = _null_weights(matched, independent / len(beaten))
     return _auc(value, variance, weights, norm, (len(beaten), len(matched.controls)))
+
+
+def effective_number(units: Int64[np.ndarray, " n"]) -> float:
+    """Independent observations that samples of several subjects are worth, if those of one subject agree altogether.
+
+    Formula: (sum_s n_s)^2 / sum_s n_s^2, the variance of one sample over that of the mean of all. k subjects with as
+    many samples each count as k; a subject with most of the samples counts for the others, too.
+
+    Args:
+        units: Subject of each sample, numbered from 0.
+
+    Returns:
+        Between 1 and the number of subjects.
+
+    Source: Kish 1965, Survey Sampling (design effect with clusters that agree).
+    """
+    sizes = np.bincount(units)
+    return float(len(units) ** 2 / (sizes**2).sum())
 
 
 def pooled_auc(parts: Sequence[Matched]) -> Auc:
@@ -263,18 +280,28 @@ def _placements(
     other_classes: Int64[np.ndarray, " b"],
 ) -> Float[np.ndarray, " a"]:
     """Share of same-class `others` below each score, equal ones counting half."""
-    at_most, below = _share_below(scores, classes, others, other_classes)
+    at_most, below = share_below(scores, classes, others, other_classes)
     halved: Float[np.ndarray, " a"] = (at_most + below) / 2
     return halved
 
 
-def _share_below(
+def share_below(
     scores: Float[np.ndarray, " a"],
     classes: Int64[np.ndarray, " a"],
     others: Float[np.ndarray, " b"],
     other_classes: Int64[np.ndarray, " b"],
 ) -> tuple[Float[np.ndarray, " a"], Float[np.ndarray, " a"]]:
-    """Share of same-class `others` that are at most, and strictly below, each score; all classes in one sort."""
+    """Share of same-class `others` that are at most, and strictly below, each score; all classes in one sort.
+
+    Args:
+        scores: Any.
+        classes: Their classes, numbered from 0.
+        others: What they are compared with; every class of `scores` has some.
+        other_classes: Their classes.
+
+    Returns:
+        The two shares of each score.
+    """
     distinct, ranks = np.unique(np.concatenate([scores, others]), return_inverse=True)
     keys = ranks + len(distinct) * np.concatenate([classes, other_classes])
     mine, theirs = keys[: len(scores)], np.sort(keys[len(scores) :])
@@ -333,60 +360,3 @@ def _score_bound(value: float, weights: tuple[float, float], z: float) -> float:
         return 0.0
     top = min(value, 1 - 1e-9)  # at 1 itself the variance vanishes, a root that is no bound
     return float(brentq(lambda theta: value - theta + z * math.sqrt(_variance_at(theta, weights)), 0.0, top))
-
-
-def stratified_roc(matched: Matched, points: int = 51) -> list[tuple[float, float]]:
-    """ROC curve compared within classes: every class's threshold leaves at most the same share of its controls.
-
-    Args:
-        matched: Scores and classes.
-        points: Evenly spaced false-positive rates from 0 to 1.
-
-    Returns:
-        (false-positive rate, true-positive rate); a score equal to a control's counts as not above it.
-    """
-    below = _share_below(matched.forget, matched.forget_class, matched.controls, matched.controls_class)[1]
-    rates = np.linspace(0, 1, points)
-    caught = (1 - below[:, None] <= rates[None, :] + 1e-12).mean(axis=0)
-    return [(round(float(rate), 4), round(float(share), 4)) for rate, share in zip(rates, caught, strict=True)]
-
-
-@dataclass(frozen=True)
-class TailRate:
-    """True-positive rate at a low false-positive rate.
-
-    Attributes:
-        value: Share of F above the threshold.
-        low: Lower end of its exact two-sided 95 % interval.
-        high: Upper end.
-        fpr_high: Upper end of the exact two-sided 95 % interval of the realised false-positive rate.
-    """
-
-    value: float
-    low: float
-    high: float
-    fpr_high: float
-
-
-def tail_rate(forget: Float[np.ndarray, " f"], controls: Float[np.ndarray, " c"], fpr: float) -> TailRate | None:
-    """Share of F above a threshold that at most `fpr` of the controls exceed.
-
-    The threshold is the (floor(fpr n_c) + 1)-th largest control, an observed value: never interpolated and never the
-    nearest point of a ROC curve, which may exceed the rate asked for.
-
-    Args:
-        forget: Scores of F.
-        controls: Scores of data never trained on.
-        fpr: Nominal false-positive rate.
-
-    Returns:
-        The rates with exact intervals; ``None`` below 10 / `fpr` controls, where `fpr` cannot be realised well enough
-        (1 % from 1,000 controls, 0.1 % from 10,000).
-    """
-    if len(controls) * fpr < 10 - 1e-9:
-        return None
-    allowed = int(len(controls) * fpr + 1e-9)
-    threshold = np.sort(controls)[-(allowed + 1)]
-    caught = proportion(int((forget > threshold).sum()), len(forget))
-    realised = proportion(int((controls > threshold).sum()), len(controls))
-    return TailRate(caught.value, caught.low, caught.high, realised.high)

@@ -20,6 +20,7 @@ MAX_FALSE_ALARMS = 0.05  # a rate shown to be larger makes the membership test i
 MAX_TAIL = 0.05  # true-positive rate at 1 % false positives that must be ruled out ...
 TAIL_FROM = 300  # ... from this many requested samples on; fewer would often miss it even when retrained
 LOW_SIDE = 0.40  # an AUC that may lie below is less familiar than unseen data
+UNEVEN = 0.01  # chance of margins spread so unlike those of unseen data, below which an AUC near 0.5 says too little
 MIN_COVERAGE = 0.90  # share of the requested samples that must have been tested
 
 _WITHHELD = ("RESIDUAL_DETECTED", "UTILITY_FAILED", "REFUSED")
@@ -69,7 +70,7 @@ def decide(report: Mapping[str, Any]) -> Verdict:
 
     1. the guard has reasons: REFUSED
     2. utility fails: UTILITY_FAILED
-    3. a forgotten class is still recognised on held-out images: RESIDUAL_DETECTED
+    3. the forgotten classes, or one of them, are still recognised on held-out images: RESIDUAL_DETECTED
     4. membership or utility was not measured: INCONCLUSIVE
     5. the one-sided 95 % lower bound of the AUC before is at most 0.5: INCONCLUSIVE (the test is blind here)
     6. the false-alarm rate is shown to exceed 5 %: INCONCLUSIVE (the test is invalid here)
@@ -78,9 +79,11 @@ def decide(report: Mapping[str, Any]) -> Verdict:
     8. no false-alarm rate could be had, or under 90 % of the request was tested: INCONCLUSIVE
     9. the one-sided 95 % upper bound of the AUC after is above 0.5 + d: INCONCLUSIVE (too few data), with
        d = min(0.10, half of (lower bound before - 0.5))
-    10. 300 or more samples, and a true-positive rate above 5 % at 1 % false positives is not ruled out: INCONCLUSIVE
+    10. 300 or more samples (of several subjects: their effective number), and a true-positive rate above 5 % at 1 %
+        false positives is not ruled out: INCONCLUSIVE
     11. the one-sided 95 % lower bound of the AUC after is below 0.40: LOW_SIDE
-    12. otherwise: NO_RESIDUAL_DETECTED
+    12. the margins of F are spread unlike those of the controls (Cramér-von Mises, p < 1 %): INCONCLUSIVE
+    13. otherwise: NO_RESIDUAL_DETECTED
 
     The AUC, its bounds, the false-alarm rate and the true-positive rate are those of `calibrated_membership` if it was
     measured before and after (tier B), else those of `membership` (tier A).
@@ -138,14 +141,17 @@ def _utility_failed(report: Mapping[str, Any]) -> list[str]:
 
 
 def _class_recognised(report: Mapping[str, Any]) -> list[str]:
-    before, after = (part(report, "utility", who, "forgotten_classes") for who in ("before", "after"))
     chance = 1 / report["model"]["num_classes"]
-    if not before or not after or before["low"] <= chance or after["low"] <= chance:
-        return []
-    return [
-        f"The model still recognises {after['value']:.1%} of held-out images of the classes that had to go "
-        f"(95 % interval {after['low']:.1%} to {after['high']:.1%}); chance is {chance:.1%}."
-    ]
+    reasons = []
+    for scope in ("forgotten_classes", "best_forgotten_class"):
+        before, after = (part(report, "utility", who, scope) for who in ("before", "after"))
+        if before and after and before["low"] > chance and after["low"] > chance:
+            of = f"the class {after['class']}, which had" if "class" in after else "the classes that had"
+            reasons.append(
+                f"The model still recognises {after['value']:.1%} of held-out images of {of} to go (95 % interval "
+                f"{after['low']:.1%} to {after['high']:.1%}); chance is {chance:.1%}."
+            )
+    return reasons[:1]
 
 
 def _unmeasured(report: Mapping[str, Any]) -> list[str]:
@@ -222,8 +228,13 @@ def _too_few_data(report: Mapping[str, Any]) -> list[str]:
 
 def _tail_open(report: Mapping[str, Any]) -> list[str]:
     rate, after = tail(report), result(report, "after")
-    if rate is None or after["n"] < TAIL_FROM or rate["high"] <= MAX_TAIL:
+    if after["details"].get("n_effective", after["n"]) < TAIL_FROM or (rate and rate["high"] <= MAX_TAIL):
         return []
+    if rate is None:
+        return [
+            f"Whether single samples stand out could not be measured: for a request of {after['n']} samples, "
+            f"{after['details']['n_controls']} held-out samples of their classes are too few; 499 are needed."
+        ]
     return [
         f"At 1 % false positives up to {rate['high']:.1%} of the requested samples may still be found (measured "
         f"{rate['value']:.1%}); {MAX_TAIL:.0%} must be ruled out."
@@ -236,6 +247,17 @@ def _low_side(report: Mapping[str, Any]) -> list[str]:
     if lower >= LOW_SIDE:
         return []
     return [f"The AUC after unlearning is {after['value']:.3f}, and values below {LOW_SIDE:.2f} are not ruled out."]
+
+
+def _uneven(report: Mapping[str, Any]) -> list[str]:
+    found = measured(report, "tails", "after")
+    chance = found["details"].get("cramer_von_mises_p_value") if found else None
+    if chance is None or chance >= UNEVEN:
+        return []
+    return [
+        f"The AUC after unlearning is near 0.5, but the margins of the requested data are spread unlike those of "
+        f"unseen data (Cramér-von Mises, p = {chance:.3f}): a part may still be known while another was suppressed."
+    ]
 
 
 # The first rule with a reason decides; `decide` lists them in words.
@@ -251,6 +273,7 @@ _RULES: tuple[tuple[str, Callable[[Mapping[str, Any]], list[str]]], ...] = (
     ("INCONCLUSIVE", _too_few_data),
     ("INCONCLUSIVE", _tail_open),
     ("LOW_SIDE", _low_side),
+    ("INCONCLUSIVE", _uneven),
 )
 
 

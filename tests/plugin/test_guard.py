@@ -78,6 +78,19 @@ def test_finite_weights_with_scores_that_overflow_are_refused(original: HeadOnly
     assert found["collapsed"] is False
 
 
+@pytest.mark.parametrize("split", ["forget", "controls", "tuning"])
+def test_scores_that_are_not_finite_are_refused_wherever_they_are(original: HeadOnly, split: str) -> None:
+    labels = [row % CLASSES for row in range(80)]
+    part = (with_margins(torch.ones(80), labels, CLASSES), labels)
+    bad = (part[0].clone(), labels)
+    bad[0][3] = torch.inf
+    parts = {name: bad if name == split else part for name in ("forget", "controls", "tuning")}
+    trial = make_trial(parts["forget"], part, parts["controls"], tuning=parts["tuning"], original=original, classes=4)
+    found = inspect_change(original, changed(original), trial)
+    assert found["finite"] is False
+    assert any("not finite" in reason for reason in found["reasons"])
+
+
 def test_a_model_that_says_one_class_to_everything_has_collapsed(original: HeadOnly) -> None:
     found = inspect_change(original, changed(original, bias=100.0), trial_of(original))
     assert found["collapsed"] is True

@@ -9,13 +9,12 @@ from scipy.stats import beta, mannwhitneyu, norm
 from unlearn_plugin.statistics import (
     Auc,
     Matched,
+    effective_number,
     match_classes,
     paired_difference,
     pooled_auc,
     proportion,
     stratified_auc,
-    stratified_roc,
-    tail_rate,
 )
 
 # Ratings of 58 normal and 51 abnormal CT images: Hanley and McNeil 1982, Radiology 143:29-36, table I.
@@ -255,51 +254,22 @@ def test_many_images_of_one_person_are_one_observation() -> None:
     assert one.low < 0.5 < stratified_auc(matched(forget, controls)).low
 
 
-# ---- ROC and tails
+def test_a_subject_with_most_of_the_samples_counts_for_little_more_than_one() -> None:
+    assert effective_number(np.repeat(np.arange(12), 10)) == pytest.approx(12)
+    assert effective_number(np.zeros(50, np.int64)) == 1
+    assert effective_number(np.r_[np.zeros(100, np.int64), np.arange(1, 21)]) == pytest.approx(120**2 / 10020)
 
 
-def test_the_roc_runs_from_corner_to_corner_and_never_falls() -> None:
-    curve = stratified_roc(matched(np.linspace(0.3, 1.5, 40), np.linspace(0, 1, 80)), points=21)
-    rates, caught = zip(*curve, strict=True)
-    assert len(curve) == 21
-    assert (rates[0], rates[-1], caught[-1]) == (0.0, 1.0, 1.0)
-    assert list(caught) == sorted(caught)
-    assert caught[0] == pytest.approx((np.linspace(0.3, 1.5, 40) > 1).mean())
-
-
-def test_the_roc_is_the_share_above_each_classs_own_threshold() -> None:
-    forget_labels, control_labels = np.repeat([0, 1], 30), np.repeat([0, 1], 100)
-    generator = np.random.default_rng(6)
-    forget = generator.normal(1, 1, 60) + 50 * forget_labels
-    controls = generator.normal(0, 1, 200) + 50 * control_labels
-    curve = dict(stratified_roc(matched(forget, controls, forget_labels, control_labels), points=11))
-    caught = sum(
-        (forget[forget_labels == c] > np.sort(controls[control_labels == c])[-11]).sum() for c in (0, 1)
-    )  # 10 of 100 controls may lie above
-    assert curve[0.1] == pytest.approx(caught / 60, abs=1e-4)
-
-
-def test_the_threshold_is_an_observed_control_that_at_most_one_per_cent_exceed() -> None:
-    controls = np.arange(1000.0)
-    found = tail_rate(np.array([989.0, 989.5, 990.0, 2000.0]), controls, 0.01)
-    assert found is not None
-    assert found.value == 0.75  # 989 itself is the threshold, and ten controls lie above it
-    assert found.fpr_high == pytest.approx(proportion(10, 1000).high)
-    assert (found.low, found.high) == (proportion(3, 4).low, proportion(3, 4).high)
-
-
-def test_ties_at_the_threshold_are_not_caught() -> None:
-    controls = np.concatenate([np.zeros(900), np.ones(100)])
-    found = tail_rate(np.ones(50), controls, 0.01)
-    assert found is not None
-    assert found.value == 0.0
-
-
-@pytest.mark.parametrize(
-    ("n", "fpr", "measured"), [(999, 0.01, False), (1000, 0.01, True), (9999, 0.001, False), (10000, 0.001, True)]
-)
-def test_a_low_rate_is_measured_only_with_enough_controls(n: int, fpr: float, measured: bool) -> None:
-    assert (tail_rate(np.zeros(5), np.arange(float(n)), fpr) is not None) == measured
+@pytest.mark.parametrize("sizes", [[100] + [1] * 20, [300] + [1] * 200, [60, 60] + [2] * 60, [10] * 12, [5] * 40])
+def test_the_interval_covers_whatever_the_sizes_of_the_subjects(sizes: list[int]) -> None:
+    """All samples of one subject share one effect, which is the least that they tell."""
+    generator, subjects = np.random.default_rng(8), np.repeat(np.arange(len(sizes)), sizes)
+    found = [
+        stratified_auc(matched(generator.normal(size=len(sizes))[subjects], generator.normal(size=500)), subjects)
+        for _ in range(200)
+    ]
+    assert np.mean([one.low > 0.5 for one in found]) <= 0.06
+    assert np.mean([one.low <= 0.5 <= one.high for one in found]) >= 0.9
 
 
 # ---- how many samples
@@ -338,3 +308,29 @@ def test_requests_that_all_agree_still_leave_what_the_controls_leave_open() -> N
     perfect = matched([9.0] * 8, np.arange(8.0) / 10)
     assert pooled_auc([perfect] * 5).value == 1.0
     assert pooled_auc([perfect] * 5).low < 0.95
+
+
+# ---- p-values
+
+
+@pytest.mark.parametrize(("above", "z"), [(24, 1.85131), (26, 2.31147)])
+def test_a_p_value_is_that_of_the_logit_over_its_delong_error(above: int, z: float) -> None:
+    """Scores of 0 and 1, so V_i is one of two values that lie 1/2 apart: its variance is share (1 - share) / 4."""
+    share, other = above / 40, 20 / 50
+    value = 0.5 + (share - other) / 2
+    error = math.sqrt(share * (1 - share) / (4 * 39) + other * (1 - other) / (4 * 49))
+    expected = math.log(value / (1 - value)) * value * (1 - value) / error
+    found = stratified_auc(matched(np.arange(40) < above, np.arange(50) < 20))
+    assert found.value == pytest.approx(value)
+    assert expected == pytest.approx(z, abs=1e-5)
+    assert found.p_value == pytest.approx(math.erfc(z / math.sqrt(2)) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_p_value_is_below_0_025_exactly_where_the_lower_bound_is_above_one_half(pooled: bool) -> None:
+    shifts = np.tile(np.linspace(0, 0.6, 20), 20)
+    parts = [requests(4 if pooled else 1, 80, shift, seed) for seed, shift in enumerate(shifts)]
+    found = [pooled_auc(part) if pooled else stratified_auc(part[0]) for part in parts]
+    assert [one.p_value < 0.025 for one in found] == [one.low > 0.5 for one in found]
+    near = [one.p_value < 0.025 for one in found if 0.01 < one.p_value < 0.05]
+    assert min(sum(near), len(near) - sum(near)) >= 10  # on both sides

@@ -69,8 +69,13 @@ class Known(Unlearner):
         return {}
 
 
-def audited(references: ReferenceWorld, out: Path, outcome: nn.Module, **changes: Any) -> tuple[dict[str, Any], Known]:
-    """The audit of a procedure that always gives `outcome`, on requests among the rows that `retrained` never saw."""
+def audited(
+    references: ReferenceWorld, out: Path, outcome: nn.Module, real: nn.Module | None = None, **changes: Any
+) -> tuple[dict[str, Any], Known]:
+    """The audit of a procedure that always gives `outcome`, on requests among the rows that `retrained` never saw.
+
+    Only the real request may have come out otherwise.
+    """
     rows = references.train_rows[:POOL]
     labels = references.data.labels[rows].tolist()
     wanted = torch.tensor([labels.index(label) for label in range(10)])  # one of each class
@@ -79,7 +84,7 @@ def audited(references: ReferenceWorld, out: Path, outcome: nn.Module, **changes
     method = Known(outcome.state_dict())
     splits = dataclasses.replace(prepared.splits, retain=Samples(prepared.train, rows[others]))
     prepared = dataclasses.replace(prepared, method=method, splits=splits)
-    return audit(prepared, _evidence(prepared, QUIET), make_trial(prepared, QUIET), outcome), method
+    return audit(prepared, _evidence(prepared, QUIET), make_trial(prepared, QUIET), real or outcome), method
 
 
 def test_of_a_procedure_that_leaves_nothing_at_most_a_little_is_left(
@@ -104,6 +109,14 @@ def test_of_a_procedure_that_does_nothing_all_is_left(references: ReferenceWorld
     found, _ = audited(references, tmp_path / "out", references.original)
     assert found["after"] == found["before"]
     assert found["after"]["low"] > 0.5
+
+
+def test_a_request_with_much_left_ranks_among_the_first_and_one_with_little_among_the_last(
+    references: ReferenceWorld, tmp_path: Path
+) -> None:
+    most, _ = audited(references, tmp_path / "most", references.retrained, references.original)
+    least, _ = audited(references, tmp_path / "least", references.original, references.retrained)
+    assert most["rank"] <= 3 < 9 <= least["rank"] <= 11  # ten samples leave room for luck
 
 
 def test_without_references_the_recorded_loss_is_matched_and_the_plain_test_made(

@@ -209,13 +209,42 @@ def test_the_tail_is_a_gate_from_three_hundred_samples_on(n: int, high: float, s
     assert judged(**{AFTER: after}).status == status
 
 
-def test_a_tail_that_was_not_measured_is_a_limit_and_no_gate() -> None:
-    after = membership(0.51, 0.46, 0.56, n=500)
+@pytest.mark.parametrize(("n", "status"), [(300, "INCONCLUSIVE"), (299, "NO_RESIDUAL_DETECTED")])
+def test_a_tail_that_was_not_measured_rules_nothing_out(n: int, status: str) -> None:
+    after = membership(0.51, 0.46, 0.56, n=n)
     after["details"]["tpr"] = {"0.01": None, "0.001": None}
     found = judged(**{AFTER: after})
-    assert found.status == "NO_RESIDUAL_DETECTED"
-    assert any("1,000 held-out" in limit for limit in found.limits)
-    assert not any("1,000 held-out" in limit for limit in judged().limits)
+    assert found.status == status
+    assert any("499 held-out" in limit for limit in found.limits)
+    assert not any("499 held-out" in limit for limit in judged().limits)
+
+
+@pytest.mark.parametrize(("effective", "status"), [(300.0, "INCONCLUSIVE"), (299.9, "NO_RESIDUAL_DETECTED")])
+def test_of_several_subjects_the_tail_counts_their_effective_number(effective: float, status: str) -> None:
+    after = membership(0.51, 0.46, 0.56, n=900)
+    after["details"] |= {"n_effective": effective, "tpr": {"0.01": {"value": 0.02, "low": 0.0, "high": 0.1}}}
+    assert judged(**{AFTER: after}).status == status
+
+
+@pytest.mark.parametrize(("chance", "status"), [(0.0099, "INCONCLUSIVE"), (0.01, "NO_RESIDUAL_DETECTED")])
+def test_an_auc_of_one_half_does_not_hide_a_part_that_is_known_and_a_part_that_is_suppressed(
+    chance: float, status: str
+) -> None:
+    tails = {"before": None, "after": measured(0.3, 0.2, 0.4, 200, cramer_von_mises_p_value=chance), "reference": None}
+    found = judged(measurements__tails=tails)
+    assert found.status == status
+    assert any("suppressed" in reason for reason in found.reasons) == (status == "INCONCLUSIVE")
+
+
+def test_one_of_several_classes_that_is_still_recognised_is_a_residual() -> None:
+    all_of_them, one = "measurements__utility__{}__details__forgotten_classes", "best_forgotten_class"
+    best = all_of_them.replace("forgotten_classes", one)
+    share, known = ({"value": value, "low": low, "high": 0.6} for value, low in ((0.1, 0.07), (0.5, 0.38)))
+    pooled = {all_of_them.format("before"): known, all_of_them.format("after"): share}
+    assert judged(**pooled).status == "NO_RESIDUAL_DETECTED"
+    found = judged(**pooled, **{best.format(who): {**known, "class": "cat"} for who in ("before", "after")})
+    assert found.status == "RESIDUAL_DETECTED"
+    assert "of the class cat" in found.reasons[0]
 
 
 FORGOTTEN = "measurements__utility__{}__details__forgotten_classes"

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from unlearn_plugin.exposure import stratified_roc, tail_rate
 from unlearn_plugin.measurement import Measurement
 from unlearn_plugin.metrics.base import Trial
-from unlearn_plugin.statistics import Matched, stratified_auc, stratified_roc, tail_rate
+from unlearn_plugin.statistics import Matched, effective_number, stratified_auc
 
 _BINS = 20
 _SHOWN_FROM = 20  # forget samples; curves over fewer would show single samples
@@ -30,13 +31,16 @@ def attack(matched: Matched, trial: Trial, edges: Float[np.ndarray, " edges"]) -
     subjects = None if trial.subjects is None else trial.subjects.numpy()[matched.kept]
     auc = stratified_auc(matched, subjects)
     shown = auc.n_forget >= _SHOWN_FROM
-    rates = {str(fpr): tail_rate(matched.forget, matched.controls, fpr) for fpr in (0.01, 0.001)}
+    rates = {str(fpr): tail_rate(matched, fpr, subjects) for fpr in (0.01, 0.001)}
     details: dict[str, Any] = {
         "lower95": auc.lower95,
         "upper95": auc.upper95,
         "lower975": auc.low,
         "p_value": auc.p_value,
         "n_controls": auc.n_controls,
+        "n_effective": auc.n_forget
+        if subjects is None
+        else effective_number(np.unique(subjects, return_inverse=True)[1]),
         "n_untested": len(matched.kept) - auc.n_forget,
         "tpr": {fpr: asdict(rate) if rate else None for fpr, rate in rates.items()},
         "histogram": _histogram(matched, edges) if shown else None,

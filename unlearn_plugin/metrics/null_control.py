@@ -13,6 +13,7 @@ from unlearn_plugin.statistics import MIN_CONTROLS_PER_CLASS, Matched, proportio
 
 __all__ = ["NullControl"]
 
+_MOST_LEFT_OUT = 0.1  # of F in classes of which no pseudo-request has anything
 _ENOUGH = 20  # samples in a pseudo-request, where the real one has at least as many
 
 
@@ -23,7 +24,8 @@ class NullControl(Metric):
     A pseudo-request has the class mix of F and, where the controls allow, its size: at most half of a class's controls
     are drawn, the others are what it is compared with. An alarm is what the verdict calls a residual: the one-sided
     97.5 % lower bound of the AUC lies above 0.5, so 2.5 % of alarms are expected. The runs share their controls, so the
-    interval, which takes them as independent, is itself an approximation.
+    interval, which takes them as independent, is itself an approximation. Where a tenth of F is in classes of which
+    nothing can be drawn, nothing is said.
 
     Attributes:
         runs: Pseudo-requests to draw.
@@ -51,7 +53,11 @@ class NullControl(Metric):
         """
         matched = self._scores(model, trial)
         sizes = np.zeros(1, dtype=np.int64) if matched is None else _request_sizes(matched)
-        if matched is None or sizes.sum() < min(len(matched.kept), _ENOUGH):
+        if (
+            matched is None
+            or sizes.sum() < min(len(matched.kept), _ENOUGH)
+            or _left_out(matched, sizes) >= _MOST_LEFT_OUT
+        ):
             return Measurement.missing("There are too few held-out samples of the requested classes.")
         generator = np.random.default_rng(trial.seed)
         alarms = sum(stratified_auc(_pseudo_request(matched, sizes, generator)).low > 0.5 for _ in range(self.runs))
@@ -75,6 +81,10 @@ def _request_sizes(matched: Matched) -> Int64[np.ndarray, " classes"]:
     there = np.bincount(matched.controls_class)
     spare = np.minimum(there // 2, there - MIN_CONTROLS_PER_CLASS)
     return np.minimum(np.bincount(matched.forget_class), spare)
+
+
+def _left_out(matched: Matched, sizes: Int64[np.ndarray, " classes"]) -> float:
+    return float((sizes[matched.forget_class] == 0).mean())
 
 
 def _pseudo_request(matched: Matched, sizes: Int64[np.ndarray, " classes"], generator: np.random.Generator) -> Matched:

@@ -7,11 +7,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from torch import nn
 
+from unlearn_plugin.exposure import TailRate, tail_rate
 from unlearn_plugin.measurement import Measurement
+from unlearn_plugin.metrics._calibration import matched_scores
 from unlearn_plugin.metrics._contest import NOT_COMPARABLE
 from unlearn_plugin.metrics.base import Goal, Metric, Trial
 from unlearn_plugin.metrics.membership import matched_margins
-from unlearn_plugin.statistics import Matched, tail_rate
+from unlearn_plugin.statistics import Matched
 
 __all__ = ["Tails"]
 
@@ -22,7 +24,8 @@ _MISSED = 0.05  # of F that the loss attack may take for unseen
 class Tails(Metric):
     """Two-sided comparison of the margins of F with those of the controls of the same classes.
 
-    With D(t) = P_F[phi <= t] - sum_c w_c P_(C_c)[phi <= t] and w_c = n_(f,c) / n_f: the value is the Kolmogorov-Smirnov
+    The margins are those of the primary test: with reference models the calibrated ones, see `calibrate`. With
+    D(t) = P_F[s <= t] - sum_c w_c P_(C_c)[s <= t] and w_c = n_(f,c) / n_f: the value is the Kolmogorov-Smirnov
     distance max |D|, and ``cramer_von_mises`` is n m / (n + m)^2 (sum_(x in F) D(x)^2 + m sum_c w_c mean_(C_c) D^2)
     for n = n_f and m = n_c. With one class both are the usual two-sample statistics. Their p-values come from permuting
     F and controls within classes; of each data subject only one sample, drawn by the judge's seed, takes part in that,
@@ -30,9 +33,11 @@ class Tails(Metric):
     band around D, with subjects (and controls within classes) drawn anew.
 
     ``loss_tail`` is the share of the controls with a higher loss than all but 5 % of F, the true-negative rate of the
-    loss attack: 5 % if F has the tail that unseen data have, more if training has cut it off. It needs 200 samples.
+    loss attack: 5 % if F has the tail that unseen data have, more if training has cut it off. It needs 99 samples.
 
-    The test is two-sided, so a difference is no residual by itself, and the verdict does not use it.
+    The test is two-sided, so a difference is no residual by itself. But it sees what an AUC near 0.5 can hide, a part
+    of F still known beside a part that was suppressed: with a p-value of ``cramer_von_mises`` below 1 % the verdict is
+    not NO_RESIDUAL_DETECTED.
 
     Attributes:
         permutations: Draws for the p-values.
@@ -64,8 +69,9 @@ class Tails(Metric):
         Returns:
             The Kolmogorov-Smirnov distance; missing when no class of F has enough controls.
         """
-        matched = matched_margins(model, trial)
-        if matched is None:
+        plain = matched_margins(model, trial)
+        matched = (matched_scores(model, trial) if trial.references else None) or plain
+        if plain is None or matched is None:
             return Measurement.missing(NOT_COMPARABLE)
         units = np.arange(len(matched.forget))
         if trial.subjects is not None:
@@ -74,12 +80,12 @@ class Tails(Metric):
         distance, squares = _Pooled(matched).statistics()
         by_distance, by_squares = self._p_values(_one_of_each(matched, units, generator), generator)
         low, high = self._band(matched, units, distance, generator)
-        tail = tail_rate(-matched.controls, -matched.forget, _MISSED)
+        tail = _loss_tail(plain)
         details: dict[str, Any] = {
             "distance_p_value": by_distance,
             "cramer_von_mises": squares,
             "cramer_von_mises_p_value": by_squares,
-            "loss_tail": {**asdict(tail), "n": len(matched.controls)} if tail else None,
+            "loss_tail": asdict(tail) if tail else None,
         }
         return Measurement(value=distance, low=low, high=high, n=len(matched.forget), details=details)
 
@@ -105,6 +111,13 @@ class Tails(Metric):
         ]
         half = float(np.quantile(farthest, 0.95))
         return max(0.0, distance - half), min(1.0, distance + half)
+
+
+def _loss_tail(matched: Matched) -> TailRate | None:
+    """The controls take the place of F: how many have a loss that almost none of F has?"""
+    there = np.ones(len(matched.controls), dtype=bool)
+    swapped = Matched(-matched.controls, matched.controls_class, -matched.forget, matched.forget_class, there)
+    return tail_rate(swapped, _MISSED)
 
 
 class _Pooled:

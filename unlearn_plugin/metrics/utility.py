@@ -21,7 +21,8 @@ class Utility(Metric):
     The value is the accuracy on the controls. Classes that are requested as a whole, now or by an earlier request, are
     left out of it, of the drop and of the classes' own rows: what the model should do on them is not defined by
     accuracy. How often held-out images of the classes requested now are still recognised is reported by itself, in
-    ``details["forgotten_classes"]``. A class of which a tenth or more of the training samples was requested is not
+    ``details["forgotten_classes"]`` for all of them together, and in ``details["best_forgotten_class"]`` for the one
+    that is surest to be recognised. A class of which a tenth or more of the training samples was requested is not
     looked at for the worst drop, and is named in ``details["largely_requested"]``: a model retrained without so many of
     them loses accuracy there as well.
 
@@ -53,6 +54,7 @@ class Utility(Metric):
             "retain": _share(_right(model, trial, "retain")),
             "forget": _share(_right(model, trial, "forget")),
             "forgotten_classes": _share(right[wanted]),
+            "best_forgotten_class": _best_forgotten_class(right[wanted], labels[wanted], trial.classes),
             "per_class": [
                 {"class": trial.classes[label], **(_share(right[labels == label]) or {})}
                 for label in np.unique(labels[kept])
@@ -81,6 +83,21 @@ def _right(model: nn.Module, trial: Trial, split: Split) -> Bool[np.ndarray, " n
 
 def _share(right: Bool[np.ndarray, " n"]) -> dict[str, Any] | None:
     return asdict(proportion(int(right.sum()), len(right))) if len(right) else None
+
+
+def _best_forgotten_class(
+    right: Bool[np.ndarray, " n"], labels: np.ndarray, classes: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """The forgotten class with the highest lower end of its recall, its interval widened for their number."""
+    shares = [
+        {
+            "class": classes[label],
+            **asdict(proportion(int(right[labels == label].sum()), int((labels == label).sum()), c)),
+        }
+        for label in np.unique(labels)
+        for c in [1 - 0.05 / len(np.unique(labels))]
+    ]
+    return max(shares, key=lambda share: share["low"], default=None)
 
 
 def _worst_class_drop(

@@ -1,12 +1,12 @@
 """The zoo: models whose truth is known, judged. How often does the judge let through what it must not, or cry wolf?
 
-    python -m tests.benchmarks.zoo run --root DATA --out results.csv --seeds 0-19 [--only retrained,...] [--cells ...]
-    python -m tests.benchmarks.zoo table results.csv ...
+    python -m tests.benchmarks.zoo run --root DATA --seeds 0-19 [--only retrained,...] [--cells ...] [--tiers B]
+    python -m tests.benchmarks.zoo table
 
 `DATA` is a folder that torchvision's FashionMNIST reads. Every seed draws its own data, trains its own network with the
 hook on (test_resnet at 14 pixels, 2,000 training samples with 10 % wrong labels, 4,000 controls), and judges every case
-of `cases.py` for every request of `world.py`. Results are appended line by line; what is there is not done again.
-`table` writes its tables into docs/verification.md.
+of `cases.py` for every request of `world.py`. Results are appended line by line to `results.csv` beside this file, or
+to `--out`; what is there is not done again. `table` writes its tables into docs/verification.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch
 from tests.benchmarks.zoo.cases import CASES
 from tests.benchmarks.zoo.judge import before, judge, oracle, trials_of
 from tests.benchmarks.zoo.results import Result, append, read
-from tests.benchmarks.zoo.table import write_tables
+from tests.benchmarks.zoo.table import RESULTS, write_tables
 from tests.benchmarks.zoo.world import Cell, World, make_world
 
 
@@ -28,16 +28,15 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run")
     run.add_argument("--root", type=Path, required=True)
-    run.add_argument("--out", type=Path, required=True)
+    run.add_argument("--out", type=Path, default=RESULTS)
     run.add_argument("--seeds", default="0-19")
     run.add_argument("--only", default=",".join(name for name, case in CASES.items() if case.truth != "unknown"))
     run.add_argument("--cells", default="", help="such as 'random 100,class 100'; all of them when left out")
     run.add_argument("--tiers", choices=("B", "AB"), default="AB", help="B alone is made in three quarters of the time")
-    table = commands.add_parser("table")
-    table.add_argument("results", type=Path, nargs="+")
+    commands.add_parser("table")
     arguments = parser.parse_args()
     if arguments.command == "table":
-        write_tables([line for path in arguments.results for line in read(path)])
+        write_tables(read(RESULTS))
         return
     torch.set_num_threads(1)
     first, last = (int(end) for end in arguments.seeds.split("-"))

@@ -1,5 +1,6 @@
 """The judge as the product has it, on one model of the zoo: all measurements that count, and the verdict."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,8 +24,12 @@ _FIRST = {"A": ("utility", "membership"), "B": ("utility", "calibrated_membershi
 _WITHOUT_REFERENCES = ("utility", "linear_probe")  # the same in both tiers
 _RETAINED = 1000
 _PROBED = 1000  # samples of each kind that a probe looks at, at most; by itself it takes 2,000
-_ALARM: Measured = {"value": 1.0, "low": 1.0, "high": 1.0, "details": {"p_value": 0.0}}
-_QUIET: Measured = {"value": 0.0, "low": 0.0, "high": 0.0, "details": {"p_value": 1.0}}
+_ALARM: Measured = {
+    "value": 1.0, "low": 1.0, "high": 1.0, "details": {"p_value": 0.0, "cramer_von_mises_p_value": 0.0},
+}  # fmt: skip
+_QUIET: Measured = {
+    "value": 0.0, "low": 0.0, "high": 0.0, "details": {"p_value": 1.0, "cramer_von_mises_p_value": 1.0},
+}  # fmt: skip
 
 
 def trials_of(world: World, cell: Cell) -> dict[str, Trial]:
@@ -73,15 +78,18 @@ def judge(
 def further(trial: Trial) -> list[str]:
     """What the rule looks at in the model after and not before, in the order in which it is measured."""
     tier = _tier(trial)
-    return [NULL_CONTROL[tier], *(name for name in PROBES if metrics().get(name).tier <= tier)]
+    return [NULL_CONTROL[tier], *(name for name in PROBES if metrics().get(name).tier <= tier), "tails"]
 
 
 def _suppositions(rest: Sequence[str]) -> list[Measured]:
     """Everything that what is not measured yet could say to the rule."""
-    probes = [name for name in rest if name in PROBES]
-    controls = [{}] if len(probes) == len(rest) else [{rest[0]: one} for one in (None, _QUIET, _ALARM)]
-    found = [dict.fromkeys(probes, one) for one in ((_QUIET, _ALARM) if probes else (_QUIET,))]
-    return [control | probe for control in controls for probe in found]
+    kinds = (
+        ([name for name in rest if name in NULL_CONTROL.values()], (None, _QUIET, _ALARM)),
+        ([name for name in rest if name in PROBES], (_QUIET, _ALARM)),
+        ([name for name in rest if name == "tails"], (_QUIET, _ALARM)),
+    )
+    choices = [[dict.fromkeys(names, one) for one in says] for names, says in kinds if names]
+    return [dict(itertools.chain.from_iterable(map(dict.items, chosen))) for chosen in itertools.product(*choices)]
 
 
 def _tier(trial: Trial) -> str:

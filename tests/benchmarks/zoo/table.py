@@ -10,6 +10,7 @@ from tests.benchmarks.zoo.cases import CASES
 from tests.benchmarks.zoo.results import Result
 from unlearn_plugin.statistics import proportion
 
+RESULTS = Path(__file__).with_name("results.csv")  # what the page shows
 DOCS = Path(__file__).parents[3] / "docs" / "verification.md"
 OK, ALARM = "NO_RESIDUAL_DETECTED", "RESIDUAL_DETECTED"
 DECIDED = (OK, ALARM, "UTILITY_FAILED", "LOW_SIDE")

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from timm.models import save_for_hf
@@ -11,7 +13,7 @@ from torch import nn
 
 from tests.plugin.conftest import job_for
 from unlearn_hooks.errors import UnlearnError
-from unlearn_plugin.audit.full import FEWEST, _games, audit
+from unlearn_plugin.audit.full import _SPLITS, FEWEST, _games, _places, _Seen, audit
 from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.demo import Scene
 from unlearn_plugin.pipeline import Outcome, run
@@ -92,3 +94,38 @@ def test_the_model_itself_is_no_reference(finetuned: Outcome, retrained: list[st
 def test_fewer_than_eight_of_each_kind_make_no_game() -> None:
     margins = {split: torch.zeros(3) for split in ("forget", "retain", "controls")}
     assert _games([margins] * (FEWEST - 1), [margins] * FEWEST, 0) is None
+
+
+def test_the_largest_epsilon_holds_for_all_samples_at_once() -> None:
+    """Models that are all told apart: Clopper and Pearson's bounds of 32 of 32, at 5 % over the 10 samples."""
+    known, unknown = (
+        [{split: torch.full((10,), level) + 0.01 * number for split in _SPLITS} for number in range(64)]
+        for level in (100.0, 0.0)
+    )
+
+    def bound(missed: float) -> float:
+        low = (missed / 2) ** (1 / 32)
+        return math.log((low - 0.01) / (1 - low))
+
+    epsilon = _games(known, unknown, 0)["forget"]["epsilon"]
+    assert epsilon["largest_for_sure"] == pytest.approx(bound(0.05 / 10))
+    assert epsilon["worst_twentieth"] == epsilon["ceiling"] == pytest.approx(bound(0.05))
+    assert bound(0.05 / 10) < bound(0.05) - 0.5
+
+
+def seen(answers: list[int], feature: list[float]) -> _Seen:
+    return _Seen({}, {}, torch.tensor(answers), torch.tensor(feature)[:, None])
+
+
+def test_a_retrained_model_is_likened_to_the_others_and_not_to_itself() -> None:
+    retrained = [
+        seen([0, 0, 0, 0], [1.0, 2.0, 3.0, 4.0]),
+        seen([0, 0, 0, 1], [1.0, 3.0, 2.0, 4.0]),
+        seen([0, 0, 1, 1], [2.0, 1.0, 4.0, 3.0]),
+    ]
+    places = _places(seen([1, 1, 1, 1], [1.0, 2.0, 3.0, 4.0]), retrained)
+    agreement, alignment = places["agreement"], places["feature_alignment"]  # one feature: the squared correlation
+    assert agreement["value"] == pytest.approx((0 + 1 / 4 + 2 / 4) / 3)
+    assert (agreement["mean"], agreement["spread"]) == pytest.approx((2 / 3, np.std([5 / 8, 6 / 8, 5 / 8], ddof=1)))
+    assert alignment["value"] == pytest.approx((1 + 0.8**2 + 0.6**2) / 3)
+    assert alignment["mean"] == pytest.approx((0.8**2 + 0.6**2 + 0.0**2) / 3)

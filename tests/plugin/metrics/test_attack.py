@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.plugin.metrics.test_membership import normal, trial_of
+from unlearn_plugin.exposure import stratified_roc
 from unlearn_plugin.metrics._attack import attack, histogram_edges
-from unlearn_plugin.statistics import Matched, match_classes, stratified_auc, stratified_roc
+from unlearn_plugin.statistics import Matched, match_classes, stratified_auc
 
 
 def matched_of(forget: int, controls: int = 300) -> Matched:

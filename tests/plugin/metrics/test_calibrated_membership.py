@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from tests.plugin.metrics.test_calibration import made_trial
+from unlearn_plugin.exposure import tail_rate
 from unlearn_plugin.measurement import Measurement
 from unlearn_plugin.metrics._calibration import matched_scores
 from unlearn_plugin.metrics.base import Trial
 from unlearn_plugin.metrics.calibrated_membership import CalibratedMembership
 from unlearn_plugin.metrics.membership import Membership
-from unlearn_plugin.statistics import stratified_auc, tail_rate
+from unlearn_plugin.statistics import stratified_auc
 
 
 def measure(trial: Trial) -> Measurement:
@@ -55,7 +56,7 @@ def test_samples_without_a_margin_out_of_sample_count_as_untested_and_subjects_s
 def test_the_tail_is_that_of_the_scores() -> None:
     trial = made_trial(2.0, sizes=1000)
     matched = matched_scores(trial.original, trial)
-    assert measure(trial).details["tpr"]["0.01"]["value"] == tail_rate(matched.forget, matched.controls, 0.01).value
+    assert measure(trial).details["tpr"]["0.01"]["value"] == tail_rate(matched, 0.01).value
 
 
 @pytest.mark.parametrize("gone", ["references", "tuning"])

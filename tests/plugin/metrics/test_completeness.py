@@ -13,18 +13,18 @@ from unlearn_plugin.metrics.completeness import Completeness
 class Moved(HeadOnly):
     """Says what the original says, less a share of what F was above its level."""
 
-    def __init__(self, trial: Trial, shift: float, share: float) -> None:
+    def __init__(self, trial: Trial, shift: float, share: float | np.ndarray) -> None:
         super().__init__(CLASSES, CLASSES)
         images = trial.forget.data.images(trial.forget.rows).flatten(1)
-        self.known = {tuple(image.tolist()): label for image, label in zip(images, trial.forget.labels, strict=True)}
-        self.down = shift * share
+        down = shift * torch.as_tensor(share).expand(len(images))
+        known = zip(images, trial.forget.labels, down, strict=True)
+        self.known = {tuple(image.tolist()): (label, less) for image, label, less in known}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits = super().forward(images).clone()
         for row, image in enumerate(images.flatten(1)):
-            label = self.known.get(tuple(image.tolist()))
-            if label is not None:
-                logits[row, label] -= self.down
+            label, less = self.known.get(tuple(image.tolist()), (0, 0.0))
+            logits[row, label] -= less
         return logits
 
 
@@ -42,6 +42,20 @@ def test_nothing_has_gone_from_the_original() -> None:
     found = Completeness().measure(trial.original, trial)
     assert found.value == 0.0
     assert 0 < found.n < found.details["n_requested"]  # only what clearly stood out
+
+
+def test_only_samples_more_than_two_spreads_above_their_level_count() -> None:
+    trial = made_trial(2.0, n=400, tuning=6000)  # the spread is 1, which about 340 exceed
+    margins, level = trial.outputs(trial.original, "forget").margins, bent(trial.references["forget"])
+    found = Completeness().measure(trial.original, trial)
+    assert found.n == pytest.approx(int((margins - level > 2).sum()), abs=15)
+
+
+def test_the_tenth_percentile_is_that_of_the_samples_from_which_least_has_gone() -> None:
+    trial = made_trial(6.0, noise=0.05, tuning=1500)
+    found = Completeness().measure(Moved(trial, 6.0, np.linspace(0, 1, 200)), trial)
+    assert found.value == pytest.approx(0.5, abs=0.02)
+    assert found.details["tenth_percentile"] == pytest.approx(0.1, abs=0.02)
 
 
 def test_where_nothing_stood_out_or_nothing_is_known_there_is_no_share() -> None:

@@ -86,6 +86,29 @@ def test_copies_that_change_nothing_for_the_model_give_the_value_by_themselves()
     assert found.details["flip"]["value"] == pytest.approx(found.value, abs=0.01)
 
 
+def test_the_value_is_the_auc_of_the_mean_over_all_three_copies() -> None:
+    """The model looks at the left; there F is remembered, and nothing on the right, which mirroring brings there."""
+    labels = torch.arange(300) % CLASSES
+    sides = torch.randn(2, 300, 2, generator=seeded(5))  # F and controls, samples, left and right
+    sides[0, :, 0] += 1.5
+    images = sides.repeat_interleave(SIZE // 2, dim=2) * (1 - 2 * labels[:, None])
+    weight = torch.zeros(CLASSES, SIZE)
+    weight[:, 2] = torch.tensor([1.0, -1.0])  # a shift by one pixel still shows the left
+    forget, controls = ((part, labels.tolist()) for part in images)
+    trial = make_trial(forget, controls, controls, original=HeadOnly(SIZE, CLASSES, weight=weight), classes=CLASSES)
+    found = measure(trial)
+
+    def auc(shown: torch.Tensor) -> float:
+        wins = [shown[0, labels == label, None] > shown[1, None, labels == label] for label in range(CLASSES)]
+        return float(torch.stack(wins).float().mean())
+
+    left, right = sides.unbind(2)
+    assert found.value == pytest.approx(auc(2 * left + right), abs=0.01)  # two copies show the left, one the right
+    assert found.details["shift"]["value"] == pytest.approx(auc(left))
+    assert found.details["flip"]["value"] == pytest.approx(auc(right))
+    assert auc(left) - 0.03 > auc(2 * left + right) > auc(right) + 0.03
+
+
 def test_a_model_that_knows_f_by_exact_pixels_alone_does_not_know_noisy_copies() -> None:
     class ByHeart(HeadOnly):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

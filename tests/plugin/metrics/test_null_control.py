@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import mannwhitneyu
 
 from tests.plugin.metrics.test_membership import normal, trial_of
 from unlearn_plugin.metrics import null_control
 from unlearn_plugin.metrics.null_control import NullControl
-from unlearn_plugin.statistics import Auc, match_classes, proportion
+from unlearn_plugin.statistics import Auc, match_classes, proportion, stratified_auc
 
 
 def measure(trial, **settings):
@@ -76,6 +77,13 @@ def test_too_few_controls_give_no_number(forget: int, controls: int) -> None:
     assert "too few" in (found.note or "")
 
 
+@pytest.mark.parametrize(("rare", "there"), [(6, True), (8, False)])
+def test_nothing_is_said_where_a_tenth_of_the_request_can_have_no_pseudo_request(rare: int, there: bool) -> None:
+    labels, others = [0] * 66 + [1] * rare, [0] * 400 + [1] * 5
+    found = measure(trial_of(normal(66 + rare, 0, 5), normal(405, 0, 6), labels=labels, others=others))
+    assert (found.value is not None) == there
+
+
 def test_no_comparable_class_gives_no_number() -> None:
     found = measure(trial_of(normal(6, 0, 7), normal(20, 0, 8), labels=[2] * 6, others=[0, 1] * 10))
     assert found.value is None
@@ -98,3 +106,17 @@ def test_the_number_of_runs_is_a_setting() -> None:
     found = measure(trial_of(normal(40, 0, 11), normal(200, 0, 12)), runs=20)
     assert found.details["runs"] == 20
     assert torch.tensor(found.value * 20).round() == found.details["false_alarms"]
+
+
+def test_an_alarm_is_a_lower_bound_of_97_5_per_cent_above_one_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same draws, so many pass the normal Mann-Whitney test at 2.5 %, which says the same in one class."""
+    drawn = []
+    monkeypatch.setattr(null_control, "stratified_auc", lambda one: drawn.append(one) or stratified_auc(one))
+    trial = trial_of(normal(20, 0, 15), normal(300, 0, 16), labels=[0] * 20, others=[0] * 300)
+    found = measure(trial, runs=400).details["false_alarms"]
+    p_values = [
+        mannwhitneyu(one.forget, one.controls, use_continuity=False, alternative="greater", method="asymptotic").pvalue
+        for one in drawn
+    ]
+    assert found == sum(p < 0.025 for p in p_values)
+    assert 0 < found < sum(p < 0.05 for p in p_values)

@@ -31,27 +31,41 @@ def measure(trial, **settings):
 
 
 def test_the_share_below_the_first_percentile_is_counted_with_its_exact_interval() -> None:
-    forget = torch.cat([torch.full((7,), 9.5), torch.full((33,), 10.5)])
+    forget = torch.cat([torch.full((7,), 8.5), torch.full((33,), 9.5)])
     found = measure(trial_of(forget, torch.arange(1000.0), others=500))
     exact = binomtest(7, 40).proportion_ci(method="exact")
-    assert found.value == 7 / 40  # below control 10, the 11th smallest; those of another class do not count
+    assert found.value == 7 / 40  # below control 9, the 10th smallest; those of another class do not count
     assert (found.low, found.high) == (pytest.approx(exact.low), pytest.approx(exact.high))
     assert found.n == 40
     assert found.details["below"]["0.05"]["value"] == 1.0
 
 
 def test_with_fewer_controls_the_threshold_is_the_fifth_percentile_and_details_say_so() -> None:
-    found = measure(trial_of(torch.tensor([9.5, 10.5, 11.0, 20.0]), torch.arange(200.0)))
+    found = measure(trial_of(torch.tensor([8.5, 9.5, 11.0, 20.0]), torch.arange(200.0)))
     assert found.value == 1 / 4
     assert found.details["below"]["0.01"] is None
     assert found.details["below"]["0.05"]["value"] == 1 / 4
 
 
 def test_with_fewer_still_there_is_no_number() -> None:
-    found = measure(trial_of(torch.zeros(10), torch.arange(199.0)))
+    found = measure(trial_of(torch.zeros(10), torch.arange(98.0)))
     assert found.value is None
-    assert "200" in found.note
-    assert found.details["flat"]["controls"]["n"] == 199
+    assert "99" in found.note
+    assert found.details["flat"]["controls"]["n"] == 98
+
+
+def test_a_request_of_a_hard_class_is_not_called_suppressed() -> None:
+    """Controls of another, easier class say nothing about it."""
+    generator = torch.Generator().manual_seed(1)
+    others = [0] * 1000 + [1] * 1000
+    labels = [0] * 490 + [1] * 10
+    sides = [
+        (with_margins(torch.randn(len(one), generator=generator) + 5 * torch.tensor(one), one, CLASSES), one)
+        for one in (labels, others)
+    ]
+    rest = (torch.zeros(2, CLASSES), [0, 1])
+    found = measure(make_trial(sides[0], rest, sides[1], original=HeadOnly(CLASSES, CLASSES), classes=CLASSES))
+    assert found.low < 0.01 < found.high
 
 
 def test_data_like_the_controls_give_about_one_percent() -> None:

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import cramervonmises_2samp, ks_2samp
 
 from tests.plugin.trials import HeadOnly, make_trial, with_margins
+from unlearn_plugin.metrics.membership import Membership
 from unlearn_plugin.metrics.tails import Tails, _one_of_each, _Pooled
 from unlearn_plugin.statistics import match_classes
 
@@ -128,14 +129,15 @@ def test_subjects_reach_interval_and_p_values() -> None:
     assert (single.low, single.high) == (None, None)
 
 
-def test_a_missing_high_loss_tail_is_seen_from_two_hundred_samples_on() -> None:
+def test_a_missing_high_loss_tail_is_seen_from_ninety_nine_samples_on() -> None:
     controls = torch.arange(400.0) / 100  # margins 0.00 to 3.99
-    cut = torch.cat([torch.full((10,), 0.0), torch.linspace(2.0, 4.0, 190)])
+    cut = torch.cat([torch.full((9,), 0.0), torch.linspace(2.0, 4.0, 191)])
     tail = measure(trial_of(cut, controls), permutations=1).details["loss_tail"]
     assert tail["value"] == pytest.approx(200 / 400)  # all controls below 2.00 have a higher loss than 95 % of F
     assert tail["n"] == 400
     assert tail["low"] < 0.5 < tail["high"]
-    assert measure(trial_of(cut[:199], controls), permutations=1).details["loss_tail"] is None
+    assert measure(trial_of(cut[:98], controls), permutations=1).details["loss_tail"] is None
+    assert measure(trial_of(cut[:99], controls), permutations=1).details["loss_tail"] is not None
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
@@ -149,3 +151,24 @@ def test_nothing_to_compare_with_gives_no_number() -> None:
     found = measure(trial_of(normal(5, 0), normal(4, 1)))
     assert found.value is None
     assert found.note
+
+
+def test_a_half_that_is_known_beside_a_half_that_is_suppressed_is_seen_where_the_auc_is_blind() -> None:
+    forget = torch.cat([normal(100, 5, 1.0), normal(100, 6, -1.0)])
+    trial = trial_of(forget, normal(1000, 7))
+    membership = Membership().measure(trial.original, trial)
+    assert membership.low < 0.5 < membership.high
+    assert measure(trial).details["cramer_von_mises_p_value"] < 0.01
+
+
+def test_with_references_the_scores_are_the_calibrated_ones() -> None:
+    """All of the difference between F and controls is difficulty, which the references know."""
+    margins = {"forget": normal(60, 8, -2.0), "controls": normal(300, 9), "tuning": normal(300, 10, scale=2.0)}
+    outside = {split: one + normal(len(one), 20 + len(split), scale=0.3) for split, one in margins.items()}
+    tuning = (with_margins(margins["tuning"], [0] * 300, 2), [0] * 300)
+    plain, calibrated = (
+        measure(trial_of(margins["forget"], margins["controls"], tuning=tuning, references=given)).details
+        for given in ({}, outside)
+    )
+    assert plain["cramer_von_mises_p_value"] < 0.01 < calibrated["cramer_von_mises_p_value"]
+    assert plain["loss_tail"] == calibrated["loss_tail"]

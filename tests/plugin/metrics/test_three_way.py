@@ -24,6 +24,14 @@ def test_the_original_is_as_far_as_its_scores() -> None:
     assert ThreeWay().measure(trial.original, trial).value == pytest.approx(np.abs(scores).mean())
 
 
+def test_the_interval_is_that_of_95_per_cent_by_normal_theory() -> None:
+    """F lies 6 + N(0, 1) above its level, so the mean of n distances has an error of 1 / sqrt(n)."""
+    trial = made_trial(6.0, n=400, tuning=3000)
+    found = ThreeWay(resamples=4000).measure(trial.original, trial)
+    assert found.value - found.low == pytest.approx(1.96 / 20, rel=0.1)
+    assert found.high - found.value == pytest.approx(1.96 / 20, rel=0.1)
+
+
 def test_subjects_make_the_interval_wider_and_one_alone_has_none() -> None:
     values = [row // 20 for row in range(200)]
     alone, clustered = (made_trial(1.0, subjects=subjects) for subjects in (None, values))

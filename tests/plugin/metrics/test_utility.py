@@ -103,6 +103,15 @@ def test_forgotten_classes_are_left_out_and_reported_by_themselves(models) -> No
     assert Utility().measure(models[0], trial).details["forgotten_classes"]["value"] == 1.0
 
 
+def test_of_several_forgotten_classes_the_one_still_recognised_is_named_with_a_wider_interval(models) -> None:
+    of_class_2 = {place for place in range(60) if place % 3 == 2}
+    trial = trial_of(models, set(), of_class_2, forgotten_classes=(1, 2))
+    best = Utility().measure(models[1], trial).details["best_forgotten_class"]
+    assert (best["class"], best["value"], best["n"]) == ("class-1", 1.0, 20)
+    assert best["low"] == proportion(20, 20, 1 - 0.05 / 2).low < proportion(20, 20).low
+    assert Utility().measure(models[1], trial_of(models, set(), set())).details["best_forgotten_class"] is None
+
+
 def test_without_a_class_request_nothing_is_said_about_forgotten_classes(models) -> None:
     assert Utility().measure(models[0], trial_of(models, set(), set())).details["forgotten_classes"] is None
 
