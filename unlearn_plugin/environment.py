@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from unlearn_plugin.evidence import write_whole
 
-__all__ = ["ENVIRONMENT", "describe_environment", "write_environment"]
+__all__ = ["ENVIRONMENT", "code_digests", "describe_environment", "write_environment", "written_by"]
 
 ENVIRONMENT = "evidence/environment.json"
 
@@ -55,8 +55,33 @@ def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         },
         "packages": _packages(),
-        "code": {name: _code_digest(name) for name in ("unlearn_plugin", "unlearn_hooks")},
+        "code": code_digests(),
     }
+
+
+def code_digests() -> dict[str, str]:
+    """Digests of the code that runs here.
+
+    Returns:
+        By package.
+    """
+    return {name: _code_digest(name) for name in ("unlearn_plugin", "unlearn_hooks")}
+
+
+def written_by(folder: Path) -> dict[str, str] | None:
+    """Read which code an output folder says that it was written by.
+
+    Args:
+        folder: The output folder.
+
+    Returns:
+        As `code_digests`; ``None`` if it does not say.
+    """
+    try:
+        told = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["code"]
+        return {str(name): str(digest) for name, digest in told.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # the forms damage takes
+        return None
 
 
 def _packages() -> dict[str, str]:

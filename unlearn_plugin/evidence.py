@@ -241,7 +241,7 @@ def _is_about(folder: Path, digests: Mapping[str, str]) -> bool:
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         return (folder / STATEMENT).read_bytes() == _statement(report, digests)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the forms damage takes
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # the forms damage takes
         return False
 
 
@@ -251,5 +251,5 @@ def _read_statement(folder: Path) -> dict[str, str] | None:
         content = json.loads((folder / STATEMENT).read_text(encoding="utf-8"))
         resources = [*content["subject"], *content["predicate"]["byproducts"]]
         return {str(entry["name"]): str(entry["digest"]["sha256"]) for entry in resources}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -11,6 +11,7 @@ import yaml  # type: ignore[import-untyped]
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.job import Flag, Job, Setting, Shape, settings
+from unlearn_plugin.user_code import without_names_of_code
 from unlearn_plugin.values import allowed_values, as_text, nearest, read_value
 
 __all__ = [
@@ -147,6 +148,7 @@ def check_published_job(job: Job, folder: Path) -> list[str]:
 
 def _published(job: Job) -> dict[str, Any]:
     values = json.loads(json.dumps(job.as_dict()))
+    values["options"] = without_names_of_code(values["options"])
     return {"schema": _SCHEMA, **{name: values[name] for name, setting in settings().items() if setting.flag.public}}
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from unlearn_plugin.data import Samples
-from unlearn_plugin.metrics.base import Split, Tier, Trial
+from unlearn_plugin.measurement import FEWEST, FEWEST_NOTE, Measurement
+from unlearn_plugin.metrics.base import Metric, Split, Tier, Trial
 from unlearn_plugin.preparation import Prepared
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.registry import metrics
@@ -70,7 +71,7 @@ def measure_all(
         known: What was measured on the model before and on the reference, by metric and model; is added to.
 
     Returns:
-        The report's ``measurements``, by metric name.
+        The report's ``measurements``, by metric name; with fewer than `FEWEST` requested samples nothing about them.
     """
     known = {} if known is None else known
     models = {"before": trial.original, "after": after, "reference": trial.reference}
@@ -78,19 +79,25 @@ def measure_all(
     found = {}
     for name in progress([name for name in family.names() if family.get(name).tier <= tier], "measuring"):
         metric = family.create(name, {})
+        withheld = metric.about_forget and len(trial.forget) < FEWEST
         for who, model in models.items():
             if model and who != "after" and (name, who) not in known:
-                known[name, who] = metric.measure(model, trial).as_dict()
+                known[name, who] = _measured(metric, model, trial, withheld=withheld)
         found[name] = {
             "title": metric.title,
             "explanation": metric.explanation,
             "goal": metric.goal.value,
             "source": metric.source,
             "before": known[name, "before"],
-            "after": metric.measure(after, trial).as_dict() if after else None,
+            "after": _measured(metric, after, trial, withheld=withheld) if after else None,
             "reference": known.get((name, "reference")) if trial.reference else None,
         }
     return found
+
+
+def _measured(metric: Metric, model: nn.Module, trial: Trial, *, withheld: bool) -> dict[str, Any]:
+    found = Measurement.missing(FEWEST_NOTE) if withheld else metric.measure(model, trial)
+    return found.as_dict()
 
 
 @dataclass

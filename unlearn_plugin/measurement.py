@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Measurement"]
+__all__ = ["FEWEST", "FEWEST_NOTE", "Measurement"]
+
+FEWEST = 5  # requested samples below which a number about them would be one about single samples
+FEWEST_NOTE = f"With fewer than {FEWEST} requested samples a number about them would be one about a single sample."
 
 
 @dataclass(frozen=True, kw_only=True)

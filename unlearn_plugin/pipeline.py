@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from unlearn_hooks.references import without_judge
-from unlearn_hooks.training_record import TrainingRecord
+from unlearn_plugin.account import describe_job, describe_method, without_single_samples
 from unlearn_plugin.annex import make_annex, write_annex
 from unlearn_plugin.cost import Cost, measured_cost
 from unlearn_plugin.environment import write_environment
@@ -115,7 +115,13 @@ def carry_out(
     guard = inspect_change(prepared.checkpoint.model, model, trial)
     after = None if guard["reasons"] else model
     key = secrets.token_bytes(32)
-    report = _head(prepared, key)
+    now = datetime.now(timezone.utc)
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "report_id": str(uuid.uuid4()),
+        "created_utc": now.strftime("%Y-%m-%dT%H:%MZ"),
+        **describe_job(prepared, key),
+    }
     report["model"]["after"] = {"digest": prepared.checkpoint.digest_of(model)} if after is not None else None
     report |= {
         "procedure": _procedure(prepared, facts, cost),
@@ -159,74 +165,13 @@ def _evidence(prepared: Prepared, progress: Progress) -> Evidence:
     )
 
 
-def _head(prepared: Prepared, key: bytes) -> dict[str, Any]:
-    splits, checkpoint, manifest = prepared.splits, prepared.checkpoint, prepared.manifest
-    now = datetime.now(timezone.utc)
-    copies = splits.copies()
-    return {
-        "schema": SCHEMA,
-        "report_id": str(uuid.uuid4()),
-        "created_utc": now.strftime("%Y-%m-%dT%H:%MZ"),
-        "request": {
-            "reference": manifest.request,
-            "received": manifest.received.isoformat() if manifest.received else None,
-            "kind": manifest.kind,
-            "n_samples": len(splits.forget),
-            "n_subjects": int(splits.subjects.max()) + 1 if splits.subjects is not None else None,
-            "commitment": {
-                "scheme": "hmac-sha256",
-                "digest": manifest.commitment(key),
-                "key_state": "held by the operator",
-            },
-            **_earlier(prepared, key),
-        },
-        "model": {
-            "architecture": checkpoint.architecture,
-            "source": checkpoint.source,
-            "num_classes": checkpoint.num_classes,
-            "classes": list(prepared.train.classes),
-            "before": {"digest": checkpoint.digest},
-            "reference": {"digest": prepared.reference.digest} if prepared.reference else None,
-        },
-        "data": {
-            "n_train": len(prepared.train.ids) - (splits.sealed and len(splits.tuning) + len(splits.verdict)),
-            "controls": "sealed before training" if splits.sealed else "held-out split",
-            "n_forget": len(splits.forget),
-            "n_retain": len(splits.retain),
-            "n_tuning": len(splits.tuning),
-            "n_verdict": len(splits.verdict),
-            "n_copies": None if copies is None else len(copies),
-        },
-    }
-
-
-def _earlier(prepared: Prepared, key: bytes) -> dict[str, Any]:
-    """What the report says of earlier requests: counts, and commitments; nothing if this is the first."""
-    earlier = prepared.earlier
-    if not earlier.manifests:
-        return {}
-    return {
-        "earlier": {
-            "requests": len(earlier.manifests),
-            "n_samples": len(prepared.splits.earlier),
-            "commitments": earlier.commitments(key),
-        }
-    }
-
-
 def _procedure(prepared: Prepared, facts: Mapping[str, Any], cost: Cost) -> dict[str, Any]:
-    method = prepared.method
     return {
-        "method": prepared.job.method,
-        "summary": method.summary,
-        "source": method.source,
-        "exact": method.exact,
-        "options": asdict(method),  # type: ignore[call-overload]  # every method is a dataclass; the base class is not
-        "seed": prepared.job.seed,
+        **describe_method(prepared),
         "seconds": round(cost.seconds, 3),
         "cpu_seconds": round(cost.cpu_seconds, 3),
         "peak_memory": cost.peak_memory,
-        "facts": dict(facts),
+        "facts": without_single_samples(facts, len(prepared.splits.forget)),
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -234,16 +179,6 @@ def _procedure(prepared: Prepared, facts: Mapping[str, Any], cost: Cost) -> dict
             "unlearn_plugin": version("unlearn-plugin"),
             "device": prepared.accelerator.device.type,
         },
-        "record": _record_facts(prepared.record) if prepared.record else None,
-    }
-
-
-def _record_facts(record: TrainingRecord) -> dict[str, Any]:
-    return {
-        "run_id": record.manifest["run_id"],
-        "digest": record.digest(),
-        "steps": record.recipe.get("steps"),
-        "complete": record.complete,
     }
 
 

@@ -11,6 +11,7 @@ from unlearn_plugin.evidence import SIGNATURE, check_digests, check_statement
 from unlearn_plugin.purge import Digests
 from unlearn_plugin.report.report import read_report
 from unlearn_plugin.signing import check_signature
+from unlearn_plugin.soundness import check_verdict
 
 __all__ = ["check_release"]
 
@@ -42,13 +43,15 @@ def check_release(folder: Path, repository: str) -> Digests:
         The files to publish, with the digests a Hub may list each under.
 
     Raises:
-        UnlearnError: If a digest differs, there is a signature and it does not fit, the verdict does not allow release,
-            there are no weights, a file is none of ours, or the card cannot be published; with every finding.
+        UnlearnError: If a digest differs, there is a signature and it does not fit, the verdict does not follow from
+            the measurements or does not allow release, there are no weights, a file is none of ours, or the card cannot
+            be published; with every finding.
     """
     report = read_report(folder)
     findings = check_digests(folder) or check_statement(folder)
     if (folder / SIGNATURE).exists():
         findings += check_signature(folder)
+    findings += check_verdict(folder, report)
     if findings:
         raise UnlearnError.of([f"{finding} Push the folder as `unlearn apply` wrote it." for finding in findings])
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,14 +207,16 @@ def check_signature(folder: Path, key: PublicKey | None = None) -> list[str]:
     require_extra()
     if not (folder / SIGNATURE).exists():
         return [f"{SIGNATURE} is missing: nobody signed this output, or the signature was taken away."]
-    content = (folder / SIGNATURE).read_bytes()
     try:
+        content = (folder / SIGNATURE).read_bytes()
         envelope = json.loads(content)
         signatures, payload = envelope["signatures"], base64.b64decode(envelope["payload"], validate=True)
         first = signatures[0]
         keyid, signature = str(first["keyid"]), base64.b64decode(first["sig"], validate=True)
-    except (ValueError, KeyError, TypeError, IndexError):  # the forms damage takes
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):  # the forms damage takes
         return [f"{SIGNATURE} is damaged: it is no DSSE envelope with a signature."]
+    if not re.fullmatch("[0-9a-f]{64}", keyid):
+        return [f"{SIGNATURE} is damaged: {keyid!r} is no name of a key."]
     if len(signatures) != 1:
         return [f"{SIGNATURE} holds {len(signatures)} signatures; one is expected."]
     if content != _envelope(payload, signature, keyid):
@@ -222,7 +225,7 @@ def check_signature(folder: Path, key: PublicKey | None = None) -> list[str]:
         return [f"{SIGNATURE} was made with the key {keyid}, and not with the one given, {key.keyid}."]
     if not (key or PublicKey(keyid)).fits(signature, pae(_PAYLOAD_TYPE, payload)):
         return [f"{SIGNATURE} does not hold a signature by the key {keyid} of what it says."]
-    if not (folder / STATEMENT).exists() or payload != (folder / STATEMENT).read_bytes():
+    if not (folder / STATEMENT).is_file() or payload != (folder / STATEMENT).read_bytes():
         return [f"{SIGNATURE} is the signature of another statement than {STATEMENT}."]
     return []
 

@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.training_record import weights_digest
 from unlearn_plugin.evidence import check_digests, check_statement
+from unlearn_plugin.registry import unlearners
 from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html
 from unlearn_plugin.report.report import report_text, rounded
@@ -19,10 +20,15 @@ from unlearn_plugin.values import read_value
 from unlearn_plugin.verdict import decide
 from unlearn_plugin.weights import read_weights
 
-__all__ = ["check_soundness"]
+__all__ = ["check_soundness", "check_verdict"]
 
 _Report = Mapping[str, Any]
-_MISSHAPEN = (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError, TemplateError)
+_VERDICT = "the verdict follows from the measurements in report.json"
+_SAID_OF_ANY = {"process": "COMPLETE", "erasure": "PENDING"}  # of overall: more than that no report may say
+_MISSHAPEN = (
+    KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError, TemplateError, RecursionError,
+    OSError,
+)  # fmt: skip
 
 
 def check_soundness(out: Path, report: _Report) -> Iterator[tuple[str, list[str]]]:
@@ -38,13 +44,29 @@ def check_soundness(out: Path, report: _Report) -> Iterator[tuple[str, list[str]
         What was checked, in words, and what is wrong with it; an empty list is a check that was passed.
     """
     for what, check in _CHECKS.items():
-        try:
-            findings = check(out, report)
-        except UnlearnError as error:
-            findings = list(error.findings)
-        except _MISSHAPEN as error:  # the forms a missing or misshapen field takes
-            findings = [f"That {what} cannot be computed again: a field is missing or misshapen ({error!r})."]
-        yield what, findings
+        yield what, _checked(what, check, out, report)
+
+
+def check_verdict(out: Path, report: _Report) -> list[str]:
+    """Compute the verdict again from the measurements.
+
+    Args:
+        out: An output folder of ``unlearn apply``.
+        report: Content of its report.json.
+
+    Returns:
+        One sentence for each entry of ``overall`` that does not follow.
+    """
+    return _checked(_VERDICT, _check_verdict, out, report)
+
+
+def _checked(what: str, check: Callable[[Path, _Report], list[str]], out: Path, report: _Report) -> list[str]:
+    try:
+        return check(out, report)
+    except UnlearnError as error:
+        return list(error.findings)
+    except _MISSHAPEN as error:  # the forms a missing or misshapen field takes
+        return [f"That {what} cannot be computed again: a field is missing or misshapen ({error!r})."]
 
 
 def _check_schema(out: Path, report: _Report) -> list[str]:
@@ -58,7 +80,7 @@ def _check_verdict(out: Path, report: _Report) -> list[str]:
     told = report["overall"]
     return [
         f"report.json: overall.{name} is {told.get(name)!r}, and the measurements give {value!r}."
-        for name, value in rounded(asdict(decide(report))).items()
+        for name, value in {**rounded(asdict(decide(report))), **_SAID_OF_ANY}.items()
         if told.get(name) != value
     ]
 
@@ -108,9 +130,12 @@ def _check_job(out: Path, report: _Report) -> list[str]:
         "method": procedure["method"],
         "seed": procedure["seed"],
         "device": procedure["environment"]["device"],
+        "exact": procedure["exact"],
         **{f"options.{name}": value for name, value in procedure["options"].items()},
     }
+    known = unlearners()
     found = {
+        **({"exact": known.get(job["method"]).exact} if job["method"] in known.names() else {}),
         "method": job["method"],
         "seed": job["seed"],
         "device": job["device"].partition(":")[0],
@@ -141,7 +166,7 @@ _CHECKS: Mapping[str, Callable[[Path, _Report], list[str]]] = {
     "every published file has the digest in evidence/SHA256SUMS": lambda out, report: check_digests(out),
     "evidence/statement.json is about these files and this report": lambda out, report: check_statement(out),
     "report.json fits its schema": _check_schema,
-    "the verdict follows from the measurements in report.json": _check_verdict,
+    _VERDICT: _check_verdict,
     "report.html shows report.json": _check_page,
     "README.md is the card of report.json": _check_card,
     "the weights are those the report names": _check_weights,

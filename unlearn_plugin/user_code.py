@@ -2,13 +2,15 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from unlearn_hooks.errors import UnlearnError
 
-__all__ = ["is_function_name", "load_function"]
+__all__ = ["OWN_CODE", "is_function_name", "load_function", "without_names_of_code"]
+
+OWN_CODE = "code of the user's own"  # published in place of its name
 
 
 def is_function_name(name: str) -> bool:
@@ -59,3 +61,18 @@ def load_function(name: str, flag: str) -> Callable[..., Any]:
             f"it has {', '.join(sorted(there)) or 'none at all'}."
         )
     return found  # type: ignore[no-any-return]  # checked to be callable just above
+
+
+def without_names_of_code(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out how somebody's own code is called.
+
+    Args:
+        options: Of a method, as values or as text.
+
+    Returns:
+        The options, with `OWN_CODE` for every ``package.module:function``.
+    """
+    return {
+        name: OWN_CODE if isinstance(value, str) and is_function_name(value) else value
+        for name, value in options.items()
+    }

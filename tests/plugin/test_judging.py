@@ -1,6 +1,7 @@
 """What several jobs have in common is measured once, and is what each would have measured alone."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -40,6 +41,15 @@ def test_the_trial_is_made_once_and_its_fixed_models_are_measured_once(
     assert found[0] == found[1]
     alone = measure_all(make_trial(prepared, QUIET), None, QUIET)
     assert alone == found[0]
+
+
+def test_of_very_few_samples_nothing_is_measured_that_would_be_about_a_single_one(world: World, tmp_path: Path) -> None:
+    few = prepare(small_job(world, tmp_path, ["0", "1", "2", "3"]))
+    found = measure_all(make_trial(few, QUIET), None, QUIET)
+    told = {name for name, one in found.items() if one["before"]["value"] is not None}
+    assert told <= {"utility", "change"}
+    assert "fewer than 5" in found["membership"]["before"]["note"]
+    assert found["utility"]["before"]["details"]["forget"] is None
 
 
 def test_another_reference_is_measured_anew(prepared: Prepared) -> None:

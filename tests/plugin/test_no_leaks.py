@@ -27,6 +27,7 @@ from unlearn_plugin.pipeline import run
 from unlearn_plugin.preparation import load_model, prepare
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.signing import Signer, generate_key
+from unlearn_plugin.unlearners.base import Evidence
 from unlearn_plugin.unlearners.finetune import Finetune
 
 PEOPLE = ("Zöë Quarnström", "Xaver Blümlein", "Jytte Kvistgård")
@@ -115,6 +116,31 @@ def test_a_method_that_tells_samples_in_its_facts_is_caught(
     assert any(leak.startswith("report.json: the word") for leak in found)
     assert any(leak.startswith("report.json: the score") for leak in found)
     assert any(leak.startswith("report.html") for leak in found)
+
+
+def test_of_one_sample_nothing_is_told_that_a_method_or_a_metric_knows(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Finetune.unlearn
+
+    def tell(self: Finetune, model: torch.nn.Module, evidence: Evidence) -> dict[str, object]:
+        facts = real(self, model, evidence)
+        outputs = compute_outputs(
+            model, evidence.forget, evidence.accelerator, batch_size=4, progress=Progress(enabled=False)
+        )
+        return {**facts, "margin on forget": float(outputs.margins.mean())}
+
+    monkeypatch.setattr(Finetune, "unlearn", tell)
+    first = (Path(case.job.forget).read_text(encoding="utf-8")).splitlines()[1].partition(",")[0]
+    (tmp_path / "request.csv").write_text(f"id\n{first}\n", encoding="utf-8")
+    job = Job(**{**case.job.as_dict(), "forget": str(tmp_path / "request.csv"), "out": str(tmp_path / "out")})
+    outcome = run(job)
+    assert outcome.verdict.status in ("INCONCLUSIVE", "UTILITY_FAILED")
+    assert "margin on forget" not in outcome.report["procedure"]["facts"]
+    scores = _scores(job, outcome.folder)
+    assert len(scores) == 4
+    secrets = Secrets(case.secrets.words, case.secrets.digests, scores)
+    assert leaks(files_of(outcome.folder), secrets) == []
 
 
 def _zipped(content: bytes) -> bytes:

@@ -12,6 +12,7 @@ from tests.plugin.release_folder import NAMES, make_folder
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.evidence import SIGNATURE, write_digests
 from unlearn_plugin.release import check_release
+from unlearn_plugin.report.report import read_report, write_report
 from unlearn_plugin.signing import Signer, generate_key
 
 CARD = "---\ntags: [machine-unlearning]\n{more}---\n# A model\n"
@@ -82,7 +83,16 @@ def test_a_file_that_is_none_of_an_output_folder_is_refused_even_with_a_digest(t
     assert said.startswith("job.json is not a file that is published; only README.md, config.json,")
 
 
-@pytest.mark.parametrize("status", ["RESIDUAL_DETECTED", "INCONCLUSIVE", "LOW_SIDE", "UTILITY_FAILED"])
+def test_a_verdict_that_does_not_follow_from_the_measurements_is_refused(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "out", status="UTILITY_FAILED")
+    report = read_report(folder)
+    report["overall"]["released"] = True
+    write_report(report, folder)
+    write_digests(folder)
+    assert any("overall.released is True, and the measurements give False" in said for said in refusal(folder))
+
+
+@pytest.mark.parametrize("status", ["RESIDUAL_DETECTED", "UTILITY_FAILED"])
 def test_a_verdict_that_does_not_allow_release_is_refused(tmp_path: Path, status: str) -> None:
     assert any(
         f"its verdict is {status}" in finding for finding in refusal(make_folder(tmp_path / "out", status=status))

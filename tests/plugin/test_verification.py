@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.plugin.release_folder import NAMES
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin import verification
+from unlearn_plugin.environment import code_digests
 from unlearn_plugin.evidence import private_folder, write_digests
 from unlearn_plugin.pipeline import Outcome
 from unlearn_plugin.probes import PROBES
@@ -51,8 +52,11 @@ def findings(folder: Path, key: PublicKey | None = None) -> list[str]:
 def test_an_honest_folder_passes_every_check_and_is_measured_again(copy: Path) -> None:
     found = verify(copy)
     assert found.findings == []
-    assert found.skipped == ["signature: there is none; whoever wrote the folder could have changed all of it"]
-    assert len(found.checked) == 14
+    assert found.skipped == [
+        "signature: there is none; whoever wrote the folder could have changed all of it",
+        "what only the run itself knows: its time, its memory, what the method reports of it",
+    ]
+    assert len(found.checked) == 16
     assert found.measured is not None
 
 
@@ -181,6 +185,95 @@ def test_a_forged_detail_that_turns_the_verdict_is_found_by_measuring_again(copy
 
     forge(copy, flatter)
     assert any(finding.startswith("The verdict is") for finding in findings(copy))
+
+
+def _lie_about_everything(report: dict[str, Any]) -> None:
+    measurements = report["measurements"]
+    report["procedure"] |= {"summary": "Train again from the start.", "source": "a better one"}
+    report["request"]["n_samples"] = 5000
+    report["data"]["n_verdict"] += 1000
+    report["guard"]["collapsed"] = True
+    measurements["certified"] = measurements["change"]
+    del measurements["tails"]
+    measurements["neighbours"]["after"] = None
+    measurements["membership"]["after"]["details"]["n_untested"] = 17
+    measurements["membership"]["after"]["details"]["roc"][25][1] = 0.99
+    measurements["utility"]["after"]["details"]["per_class"][0]["value"] = 0.01
+
+
+def test_every_lie_that_leaves_the_verdict_as_it_was_is_found_by_doing_it_again(copy: Path) -> None:
+    forge(copy, _lie_about_everything)
+    said = "\n".join(findings(copy))
+    for expected in (
+        "procedure.summary is 'Train again", "procedure.source is 'a better one'", "request.n_samples is 5000",
+        "data.n_verdict is", "guard.collapsed is True", "'certified' is none of those", "'tails' is missing",
+        "neighbours (after): there is no value", "membership (after): details.n_untested",
+        "membership (after): details.roc.25.1", "utility (after): details.per_class.0.value",
+    ):  # fmt: skip
+        assert expected in said, expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda report: report["procedure"].update(exact=True), "exact is False, and report.json says True"),
+        (lambda report: report["overall"].update(erasure="CONFIRMED"), "overall.erasure is 'CONFIRMED'"),
+    ],
+)
+def test_a_promise_that_no_such_method_makes_is_found_without_the_private_folder(
+    copy: Path, change: Callable[[dict[str, Any]], None], expected: str
+) -> None:
+    shutil.rmtree(private_folder(copy))
+
+    def promise(report: dict[str, Any]) -> None:
+        change(report)
+        told = report["overall"]
+        report["overall"] = rounded(asdict(decide(report))) | {name: told[name] for name in ("process", "erasure")}
+
+    forge(copy, promise)
+    assert any(expected in finding for finding in findings(copy))
+
+
+def test_what_was_found_is_told_where_the_private_part_cannot_be_read(copy: Path) -> None:
+    (copy / "README.md").write_text("changed")
+    (private_folder(copy) / "commitment.json").unlink()
+    found = verify(copy)
+    assert any("README.md" in finding for finding in found.findings)
+    assert any("commitment.json" in line for line in found.skipped)
+
+
+def test_code_that_a_private_folder_names_is_not_run_unless_that_folder_was_named(copy: Path) -> None:
+    path = private_folder(copy) / "job.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"data": "os:abort", "data_dir": None}))
+    assert any("os:abort" in line and "--private" in line for line in verify(copy).skipped)
+
+
+def test_what_other_code_wrote_is_said_to_be_so(copy: Path) -> None:
+    shutil.rmtree(private_folder(copy))
+    path = copy / "evidence" / "environment.json"
+    path.write_text(path.read_text().replace(code_digests()["unlearn_plugin"], "0" * 64))
+    (copy / "report.html").write_text("an older page")
+    write_digests(copy)
+    assert any("other code of unlearn-plugin" in finding for finding in findings(copy))
+
+
+@pytest.mark.parametrize("name", ["README.md", "report.html", "evidence/statement.json", "evidence/report.dsse.json"])
+def test_a_folder_in_the_place_of_a_file_is_a_finding(
+    signed: tuple[Path, PublicKey], tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(signed[0], tmp_path / "out"))
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    assert any(name.rpartition("/")[2] in finding for finding in findings(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["report.json", "evidence/job.json", "evidence/statement.json", "evidence/report.dsse.json"]
+)
+def test_json_nested_without_end_is_a_finding(signed: tuple[Path, PublicKey], tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(signed[0], tmp_path / "out"))
+    (folder / name).write_text("[" * 100_000 + "]" * 100_000)
+    assert any(name in finding for finding in findings(folder))
 
 
 def test_a_value_for_which_a_copy_is_trained_may_differ_by_half_its_interval_and_any_other_by_rounding() -> None:

@@ -124,10 +124,12 @@ class Metric(ABC):
         explanation: One plain sentence for the report's reader.
         source: Paper and link, or "standard".
         tier: What it needs: "A" nothing but the model, "B" references made at training time.
+        about_forget: It says something of F, and so nothing is said where F is very small.
         repeatable: Another machine measures the same, up to rounding; not so where a copy is trained.
     """
 
     tier: ClassVar[Tier] = "A"
+    about_forget: ClassVar[bool] = True
     repeatable: ClassVar[bool] = True
     goal: ClassVar[Goal]
     title: ClassVar[str]

@@ -28,6 +28,7 @@ class Change(Metric):
     Source: standard; the share of the head as a warning sign after arXiv 2604.08271.
     """
 
+    about_forget = False
     goal = Goal.CONTEXT
     title = "Change"
     explanation = "How far the weights moved, relative to their size."

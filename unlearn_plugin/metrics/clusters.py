@@ -27,7 +27,8 @@ class Clusters(Metric):
     clusters are matched to classes one to one so that most of these samples agree (Hungarian method). Value: the macro
     F1 of the clusters as predictions of F's labels, over the classes of F, with a percentile bootstrap over samples or
     subjects and clusters taken as given. ``details``: F1 of the controls of these classes, and the NMI (arithmetic
-    mean) of clusters and labels of both. A model that never saw F gives F and the controls the same numbers.
+    mean) of clusters and labels of both. F takes part in the fit and the controls do not, so a model that never saw F
+    gives F the same numbers as the controls where F is small beside R, and somewhat higher ones where it is not.
 
     NMI is ``null`` where there is one class only. Neither number has a null of its own, so both are to be read beside
     the controls or a reference, and the verdict does not use them.

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 from torch import nn
 
-from unlearn_plugin.measurement import Measurement
+from unlearn_plugin.measurement import FEWEST, Measurement
 from unlearn_plugin.metrics.base import Goal, Metric, Split, Trial
 from unlearn_plugin.statistics import paired_difference, proportion
 
@@ -24,12 +24,13 @@ class Utility(Metric):
     ``details["forgotten_classes"]`` for all of them together, and in ``details["best_forgotten_class"]`` for the one
     that is surest to be recognised. A class of which a tenth or more of the training samples was requested is not
     looked at for the worst drop, and is named in ``details["largely_requested"]``: a model retrained without so many of
-    them loses accuracy there as well.
+    them loses accuracy there as well. Where F is very small neither that name nor the accuracy on F is given.
 
     Source: exact intervals of Clopper and Pearson; paired differences of Newcombe 1998. The interval of the worst
     class is widened for the number of classes (Bonferroni), because the worst of many looks bad by chance.
     """
 
+    about_forget = False
     goal = Goal.HIGH
     title = "Utility"
     explanation = "How often the model is right on pictures it was never trained on."
@@ -52,14 +53,16 @@ class Utility(Metric):
         details: dict[str, Any] = {
             "controls": _share(right[kept]),
             "retain": _share(_right(model, trial, "retain")),
-            "forget": _share(_right(model, trial, "forget")),
+            "forget": _share(_right(model, trial, "forget")) if len(trial.forget) >= FEWEST else None,
             "forgotten_classes": _share(right[wanted]),
             "best_forgotten_class": _best_forgotten_class(right[wanted], labels[wanted], trial.classes),
             "per_class": [
                 {"class": trial.classes[label], **(_share(right[labels == label]) or {})}
                 for label in np.unique(labels[kept])
             ],
-            "largely_requested": [trial.classes[label] for label in trial.largely_requested],
+            "largely_requested": [
+                trial.classes[label] for label in trial.largely_requested if len(trial.forget) >= FEWEST
+            ],
             "drop": None,
             "worst_class_drop": None,
         }

@@ -68,7 +68,7 @@ def read_report(folder: Path) -> dict[str, Any]:
             f"There is no readable {_FILE} in {str(folder)!r} ({error.strerror}); "
             f"give a folder that `unlearn apply` wrote."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnlearnError(f"{str(path)!r} is damaged ({error}); take an undamaged copy of the folder.") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:

@@ -208,6 +208,7 @@ LABELS = {  # of the entries of a measurement's details, in the order of a table
     "p_value": "Chance of such a value, or a larger one, if nothing is left (p-value)",
     "n_controls": "Unseen images compared with",
     "n_untested": "Requested images not tested",
+    "n_effective": "Independent observations that the tested ones are worth",
     "tpr 0.01": "Requested images found at 1 % false alarms",
     "tpr 0.01 fpr_high": "Rate of false alarms there, at most",
     "tpr 0.001": "Requested images found at 0.1 % false alarms",
@@ -215,6 +216,8 @@ LABELS = {  # of the entries of a measurement's details, in the order of a table
     "retain": "Retained training images",
     "forget": "Requested images",
     "forgotten_classes": "Unseen images of the forgotten classes",
+    "best_forgotten_class": "Unseen images of the forgotten class that is recognised most surely",
+    "best_forgotten_class class": "That class",
     "drop": "Change against the original",
     "largely_requested": "Classes of which a tenth or more was requested",
     "worst_class_drop class": "Class with the largest loss",
@@ -264,7 +267,8 @@ LABELS = {  # of the entries of a measurement's details, in the order of a table
 }
 
 WRITERS: dict[str, Writer] = {
-    **dict.fromkeys(("utility", "utility retain", "utility forget", "utility forgotten_classes"), percent),
+    **dict.fromkeys(("utility", "utility retain", "utility forget"), percent),
+    **dict.fromkeys(("utility forgotten_classes", "utility best_forgotten_class"), percent),
     **dict.fromkeys(("utility drop", "utility worst_class_drop"), points),
     **{
         f"{test} tpr {rate}": percent

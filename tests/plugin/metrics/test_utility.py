@@ -33,7 +33,7 @@ def models() -> tuple[HeadOnly, HeadOnly]:
 def trial_of(models, wrong: set[int], wrong_later: set[int], forgotten_classes: tuple[int, ...] = ()) -> Trial:
     labels = [0, 1, 2] * 20
     return make_trial(
-        (images([0, 1, 2, 0], set(), {0}), [0, 1, 2, 0]),
+        (images([0, 1, 2, 0] * 2, set(), {0, 4}), [0, 1, 2, 0] * 2),
         (images([0, 1], {0}, set()), [0, 1]),
         (images(labels, wrong, wrong_later), labels),
         original=models[0],
@@ -54,7 +54,7 @@ def test_retain_and_forget_accuracy_stand_beside_it(models) -> None:
     before, after = (Utility().measure(model, trial).details for model in models)
     assert (before["retain"]["value"], before["forget"]["value"]) == (0.5, 1.0)
     assert (after["retain"]["value"], after["forget"]["value"]) == (1.0, 0.75)
-    assert after["forget"]["n"] == 4
+    assert after["forget"]["n"] == 8
 
 
 def test_the_drop_is_paired_after_minus_before(models) -> None:
@@ -110,6 +110,14 @@ def test_of_several_forgotten_classes_the_one_still_recognised_is_named_with_a_w
     assert (best["class"], best["value"], best["n"]) == ("class-1", 1.0, 20)
     assert best["low"] == proportion(20, 20, 1 - 0.05 / 2).low < proportion(20, 20).low
     assert Utility().measure(models[1], trial_of(models, set(), set())).details["best_forgotten_class"] is None
+
+
+def test_of_very_few_samples_neither_their_accuracy_nor_their_class_is_told(models) -> None:
+    trial = trial_of(models, set(), set())
+    few = dataclasses.replace(trial, forget=trial.forget.select(torch.arange(4)), largely_requested=(1,), _outputs={})
+    details = Utility().measure(models[1], few).details
+    assert details["forget"] is None
+    assert details["largely_requested"] == []
 
 
 def test_without_a_class_request_nothing_is_said_about_forgotten_classes(models) -> None:

@@ -350,6 +350,8 @@ def _membership(shift: float, n_forget: int) -> dict[str, Any]:
             "upper95": auc + 0.84 * half,
             "lower975": auc - half,
             "p_value": NORMAL.cdf(1.96 * (0.5 - auc) / half),
+            "n_controls": 549,
+            "n_untested": 0,
             "tpr": {"0.01": at_one_percent if drawn else None},
             "histogram": histogram,
             "roc": roc,
