@@ -13,6 +13,7 @@ from tests.plugin.reference_world import POOL, ReferenceWorld, reference_job
 from unlearn_hooks import TrainingRecord, UnlearnError, holdout, record
 from unlearn_hooks.references import recorded_references
 from unlearn_plugin.data import Samples
+from unlearn_plugin.evidence import private_folder
 from unlearn_plugin.judging import make_trial
 from unlearn_plugin.metrics.base import Metric
 from unlearn_plugin.metrics.calibrated_membership import CalibratedMembership
@@ -117,7 +118,7 @@ def test_a_job_with_such_a_record_is_judged_by_the_calibrated_test(references: R
     assert report["measurements"]["calibrated_membership"]["before"]["details"]["lower95"] > 0.6
     assert report["measurements"]["calibrated_null_control"]["after"]["low"] < 0.05
     assert report["measurements"]["completeness"]["after"]["value"] is not None
-    checked = verify(outcome.folder)
+    checked = verify(outcome.folder, private=private_folder(outcome.folder))
     assert checked.findings == []
     assert "measured again, every value is the report's" in checked.checked
 

@@ -98,7 +98,7 @@ def test_the_report_says_what_was_asked_for_and_measures_it(kind: Kind, served: 
 def test_the_output_verifies(kind: Kind, served: tuple[Prepared, Outcome]) -> None:
     if kind not in (KINDS["class"], KINDS["subject"]):
         pytest.skip("a verification takes as long as a run; one with classes and one without stand for all")
-    found = verify(served[1].folder, progress=QUIET)
+    found = verify(served[1].folder, private=private_folder(served[1].folder), progress=QUIET)
     assert found.findings == []
     assert not any("earlier" in line for line in found.checked)
 
@@ -192,7 +192,7 @@ def test_the_report_counts_the_earlier_requests_and_verify_repeats_it(first: Out
     assert second.report["model"]["before"]["digest"] == first.report["model"]["after"]["digest"]
     assert any("1 earlier request" in limit for limit in second.report["overall"]["limits"])
     assert "Earlier requests" in (second.folder / "report.html").read_text()
-    found = verify(second.folder, progress=QUIET)
+    found = verify(second.folder, private=private_folder(second.folder), progress=QUIET)
     assert found.findings == []
     assert "the earlier requests are the ones the report commits to" in found.checked
 

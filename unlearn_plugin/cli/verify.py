@@ -21,7 +21,7 @@ __all__ = ["verify"]
     group="evidence",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where OUT.private lies, if not beside OUT.",
+    help="Where OUT.private lies, if not beside OUT, or if its job names code of yours.",
 )
 @click.option(
     "--key",
@@ -34,6 +34,8 @@ __all__ = ["verify"]
 @json_option
 def verify(out: Path, reference: str | None, private: Path | None, key: Path | None) -> None:
     """Check an output folder: digests, weights, the verdict; and, with OUT.private beside it, measure again.
+
+    Code that the job in OUT.private names is run only if you name that folder yourself, by --private.
 
     \b
     Examples:
