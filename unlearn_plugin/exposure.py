@@ -88,7 +88,7 @@ def tail_rate(matched: Matched, fpr: float, subjects: Int64[np.ndarray, " f"] | 
         beyond += int((matched.controls[controls_stratum == stratum] > found).sum())
     if unseen >= _MOST_UNSEEN * len(matched.forget):
         return None
-    n = effective_number(np.arange(len(caught)) if subjects is None else np.unique(subjects, return_inverse=True)[1])
+    n = float(len(caught)) if subjects is None else effective_number(subjects)
     low, high = _exact(float(caught.mean()) * n, n)
     return TailRate(float(caught.mean()), low, high, n, proportion(beyond, len(matched.controls)).high)
 

@@ -90,9 +90,10 @@ def _surrogates(report: Mapping[str, Any]) -> list[str]:
     text = (
         f"The same procedure on {found['count']} pseudo-requests like this one, of {found['samples']} samples in all "
         f"and matched by {found['matched_by']}, left an AUC of {after['value']:.3f} (95 % interval {after['low']:.3f} "
-        f"to {after['high']:.3f}; {before['value']:.3f} before). In what is left, this request is number "
-        f"{found['rank']} of {found['count'] + 1}."
+        f"to {after['high']:.3f}; {before['value']:.3f} before)."
     )
+    if found["rank"]:
+        text += f" In what is left, this request is number {found['rank']} of {found['count'] + 1}."
     if before["lower95"] <= 0.5:
         return [f"{text} The test did not see the pseudo-requests before either, so nothing follows."]
     if after["low"] > 0.5:

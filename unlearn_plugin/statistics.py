@@ -229,14 +229,14 @@ def effective_number(units: Int64[np.ndarray, " n"]) -> float:
     many samples each count as k; a subject with most of the samples counts for the others, too.
 
     Args:
-        units: Subject of each sample, numbered from 0.
+        units: Subject of each sample, by any numbers.
 
     Returns:
         Between 1 and the number of subjects.
 
     Source: Kish 1965, Survey Sampling (design effect with clusters that agree).
     """
-    sizes = np.bincount(units)
+    sizes = np.unique(units, return_counts=True)[1]
     return float(len(units) ** 2 / (sizes**2).sum())
 
 

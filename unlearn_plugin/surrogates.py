@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
+from unlearn_plugin.measurement import FEWEST
 from unlearn_plugin.metrics._calibration import matched_scores
 from unlearn_plugin.metrics.base import Trial
 from unlearn_plugin.metrics.membership import matched_margins
@@ -37,7 +38,8 @@ def audit(prepared: Prepared, evidence: Evidence, trial: Trial, after: nn.Module
 
     Returns:
         The report's ``surrogates``: count, test, what difficulty was matched by, pooled AUC before and after with
-        interval, and the rank of the real request among them, 1 being the one with most left.
+        interval, and the rank of the real request among them, 1 being the one with most left, unless it is so small
+        that its rank would be that of a single sample.
     """
     job, retain = prepared.job, prepared.splits.retain
     name, hardness, others = _difficulty(prepared, trial)
@@ -54,7 +56,9 @@ def audit(prepared: Prepared, evidence: Evidence, trial: Trial, after: nn.Module
     result = {"count": len(pairs), "samples": len(pairs) * len(trial.forget), "test": test, "matched_by": name}
     if len(pairs) < FEWEST_SURROGATES or real is None:
         return result | {"before": None, "after": None, "rank": None}
-    rank = 1 + sum(stratified_auc(left).value > stratified_auc(real).value for _, left in pairs)
+    rank = None
+    if len(trial.forget) >= FEWEST:
+        rank = 1 + sum(stratified_auc(left).value > stratified_auc(real).value for _, left in pairs)
     pooled = {who: asdict(pooled_auc([pair[place] for pair in pairs])) for place, who in enumerate(("before", "after"))}
     return result | pooled | {"rank": rank}
 

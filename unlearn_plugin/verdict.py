@@ -233,7 +233,8 @@ def _tail_open(report: Mapping[str, Any]) -> list[str]:
     if rate is None:
         return [
             f"Whether single samples stand out could not be measured: for a request of {after['n']} samples, "
-            f"{after['details']['n_controls']} held-out samples of their classes are too few; 499 are needed."
+            f"{after['details']['n_controls']} held-out samples of their classes are too few; 499 are needed, and 99 "
+            f"of each class, or of the small ones together."
         ]
     return [
         f"At 1 % false positives up to {rate['high']:.1%} of the requested samples may still be found (measured "

@@ -154,7 +154,7 @@ def _check_by_job(
 def _own_code(job: Job) -> list[str]:
     """Functions that the job would have imported and called."""
     texts = [*job.as_dict().values(), *job.options.values()]
-    return [value for value in texts if isinstance(value, str) and is_function_name(value.rpartition("code:")[2])]
+    return [value for value in texts if isinstance(value, str) and is_function_name(value)]
 
 
 def _tell_other_code(out: Path, found: Verification) -> None:

@@ -149,7 +149,7 @@ def _places(after: _Seen, retrained: Sequence[_Seen]) -> dict[str, Any]:
     """Each number of the model after, and its likeness to retrained models, within their spread.
 
     Likeness is pairwise, so the retrained models' own values share pairs; their spread is too small for that, and the
-    95 % interval holds 83 to 93 % (docs/verification.md).
+    interval holds fewer than 95 %.
     """
     found: dict[str, tuple[float | None, list[float]]] = {
         name: (value, [number for one in retrained if (number := one.numbers[name]) is not None])

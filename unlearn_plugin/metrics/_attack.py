@@ -38,9 +38,7 @@ def attack(matched: Matched, trial: Trial, edges: Float[np.ndarray, " edges"]) -
         "lower975": auc.low,
         "p_value": auc.p_value,
         "n_controls": auc.n_controls,
-        "n_effective": auc.n_forget
-        if subjects is None
-        else effective_number(np.unique(subjects, return_inverse=True)[1]),
+        "n_effective": auc.n_forget if subjects is None else effective_number(subjects),
         "n_untested": len(matched.kept) - auc.n_forget,
         "tpr": {fpr: asdict(rate) if rate else None for fpr, rate in rates.items()},
         "histogram": _histogram(matched, edges) if shown else None,

@@ -84,22 +84,17 @@ def _right(model: nn.Module, trial: Trial, split: Split) -> Bool[np.ndarray, " n
     return found
 
 
-def _share(right: Bool[np.ndarray, " n"]) -> dict[str, Any] | None:
-    return asdict(proportion(int(right.sum()), len(right))) if len(right) else None
+def _share(right: Bool[np.ndarray, " n"], confidence: float = 0.95) -> dict[str, Any] | None:
+    return asdict(proportion(int(right.sum()), len(right), confidence)) if len(right) else None
 
 
 def _best_forgotten_class(
     right: Bool[np.ndarray, " n"], labels: np.ndarray, classes: tuple[str, ...]
 ) -> dict[str, Any] | None:
     """The forgotten class with the highest lower end of its recall, its interval widened for their number."""
-    shares = [
-        {
-            "class": classes[label],
-            **asdict(proportion(int(right[labels == label].sum()), int((labels == label).sum()), c)),
-        }
-        for label in np.unique(labels)
-        for c in [1 - 0.05 / len(np.unique(labels))]
-    ]
+    present = np.unique(labels)
+    confidence = 1 - 0.05 / max(1, len(present))
+    shares = [{"class": classes[label], **(_share(right[labels == label], confidence) or {})} for label in present]
     return max(shares, key=lambda share: share["low"], default=None)
 
 

@@ -136,13 +136,11 @@ def _low_end(axes: Axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> Non
 
 def _surrogates(found: Mapping[str, Any] | None, real: Mapping[str, Any] | None) -> Picture | None:
     """What the procedure left on pseudo-requests, and on this request, on one scale."""
-    if not found or not found["after"] or not real or real["value"] is None:
+    if not found or not found["after"]:
         return None
-    rows = {
-        "others, before": ("before", found["before"]),
-        "others, after": ("after", found["after"]),
-        "this one, after": ("after", real),
-    }
+    rows = {"others, before": ("before", found["before"]), "others, after": ("after", found["after"])}
+    if own := real if real and real["value"] is not None and found["rank"] else None:
+        rows["this one, after"] = ("after", own)
     figure, axes = canvas(1.5)
     axes.axvline(0.5, color=COLOURS["unseen"], linewidth=0.8)
     for row, (who, one) in enumerate(rows.values()):
@@ -154,15 +152,16 @@ def _surrogates(found: Mapping[str, Any] | None, real: Mapping[str, Any] | None)
     axes.grid(axis="x")
     axes.set_title("Requests like this one")
     before, after = (found[who] for who in ("before", "after"))
+    rank = f"number {number(found['rank'])} of {number(found['count'] + 1)}"
+    also = f"; on this request it left {number(own['value'], 2)}, {rank}" if own else ""
     return make_picture(
         figure,
         name="surrogates",
         title="What the same procedure leaves on requests like this one",
-        drawn="Marks with 95 % intervals: pseudo-requests before and after, this request after. The line is a guess.",
+        drawn="A row for each: a mark with its 95 % interval; the pseudo-requests first. The line is a guess.",
         seen=(
             f"On {number(found['count'])} pseudo-requests the procedure took the area from "
-            f"{number(before['value'], 2)} to {number(after['value'], 2)}; on this request it left "
-            f"{number(real['value'], 2)}, number {number(found['rank'])} of {number(found['count'] + 1)}."
+            f"{number(before['value'], 2)} to {number(after['value'], 2)}{also}."
         ),
     )
 

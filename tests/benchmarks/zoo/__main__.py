@@ -32,7 +32,7 @@ def main() -> None:
     run.add_argument("--seeds", default="0-19")
     run.add_argument("--only", default=",".join(name for name, case in CASES.items() if case.truth != "unknown"))
     run.add_argument("--cells", default="", help="such as 'random 100,class 100'; all of them when left out")
-    run.add_argument("--tiers", choices=("B", "AB"), default="AB", help="B alone is made in three quarters of the time")
+    run.add_argument("--tiers", choices=("B", "AB"), default="AB", help="B alone takes less time")
     commands.add_parser("table")
     arguments = parser.parse_args()
     if arguments.command == "table":

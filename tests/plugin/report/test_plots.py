@@ -83,6 +83,10 @@ def test_the_surrogate_requests_are_drawn_where_they_were_measured() -> None:
     assert "On 20 pseudo-requests the procedure took the area from 0.93 to 0.51" in picture.seen
     assert "number 9 of 21" in picture.seen
     assert "surrogates" not in pictures(example_report())
+    report["surrogates"]["rank"] = None
+    of_few = pictures(report)["surrogates"]
+    assert len(paths(of_few, "stroke-width: 1.4")) == 2
+    assert of_few.seen.endswith("took the area from 0.93 to 0.51.")
     report["surrogates"]["after"] = None
     assert "surrogates" not in pictures(report)
 
