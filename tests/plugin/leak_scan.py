@@ -23,7 +23,7 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}={0,2}")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d+(?:[eE][-+]?\d+)?(?![\w.])")
 _CLOCK = re.compile(r"(?<![\d:])\d\d:\d\d:\d\d(?![\d:])")
 _EPOCH = re.compile(r"(?<!\w)1\d{9}(?!\w)")
-_DIGITS = 4  # of a score, that give it away
+_DIGITS = 6  # of a score, that give it away; a report holds no fewer, and of four some agree by chance
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,10 @@ def _look(content: bytes, secrets: Secrets) -> Iterator[str]:
 
 
 def _printed_scores(text: str, scores: tuple[float, ...]) -> Iterator[str]:
-    """Numbers of four digits or more that are a score, rounded to as many digits."""
+    """Numbers that are a score, rounded to as many digits as they have or to six."""
     rounded: dict[int, set[float]] = {}
     for match in _NUMBER.finditer(text):
-        digits = len(re.sub(r"[eE].*|\D", "", match[0]).lstrip("0"))
-        if digits >= _DIGITS:
-            known = rounded.setdefault(digits, {abs(float(f"{score:.{digits}g}")) for score in scores})
-            if abs(float(match[0])) in known:
-                yield f"the score {match[0]}"
+        digits = max(_DIGITS, len(re.sub(r"[eE].*|\D", "", match[0]).lstrip("0")))
+        known = rounded.setdefault(digits, {abs(float(f"{score:.{digits}g}")) for score in scores})
+        if abs(float(match[0])) in known:
+            yield f"the score {match[0]}"

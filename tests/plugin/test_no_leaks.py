@@ -8,17 +8,26 @@ import shutil
 import socket
 import struct
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import Compose, Grayscale, Normalize, Resize, ToTensor
 
 from tests.plugin.conftest import job_for
 from tests.plugin.leak_scan import Secrets, files_of, leaks, picture_digests
+from unlearn_hooks import add_reference, halves, holdout, record
+from unlearn_plugin.audit.full import audit
+from unlearn_plugin.comparison import compare
 from unlearn_plugin.demo import Scene
 from unlearn_plugin.evidence import private_folder
 from unlearn_plugin.job import Job
@@ -55,13 +64,95 @@ def case(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Case:
     job = job_for(scene, place / "zqcleaned", **changes, forget=str(place / "zqrequest.csv"), record=None)
     generate_key(place / "zqofficer.pem")
     outcome = run(job, signer=Signer.load(place / "zqofficer.pem"))
+    return Case(job, outcome.folder, _secrets(ids, place, tmp_path_factory, _scores(job, outcome.folder)))
+
+
+def _secrets(ids: list[str], place: Path, factory: pytest.TempPathFactory, scores: tuple[float, ...]) -> Secrets:
+    """Every name there is, the digests of the pictures, and the scores."""
     words = {*ids, *(Path(name).stem for name in ids), *PEOPLE, *(name.split()[1] for name in PEOPLE), str(Path.home())}
-    words |= {str(tmp_path_factory.getbasetemp()), str(Path.cwd()), "zqoperator", "vqnode17", "zqclinic", "zqrequest"}
-    words |= {"zqmodel", "zqcleaned", "zqofficer"}
+    words |= {str(factory.getbasetemp()), str(Path.cwd()), "zqoperator", "vqnode17", "zqclinic", "zqrequest"}
+    words |= {"zqmodel", "zqcleaned", "zqofficer", "zqrecord"}
     words |= {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 4}
     pictures = {digest for name in ids for digest in picture_digests(place / "zqclinic-data" / "train" / name)}
-    secrets = Secrets(frozenset(words), frozenset(pictures), _scores(job, outcome.folder))
-    return Case(job, outcome.folder, secrets)
+    return Secrets(frozenset(words), frozenset(pictures), scores)
+
+
+@dataclass(frozen=True)
+class Published:
+    """All that can leave the house where training left references: by folder, and the scores each must not hold."""
+
+    folder: Path
+    audit: Mapping[str, Any]
+    secrets: Mapping[str, Secrets]
+
+
+@pytest.fixture(scope="module")
+def published(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """Three methods side by side, judged with references; one of them audited, and again with surrogate requests."""
+    place = tmp_path_factory.mktemp("kvy") / "zqoperator-lindqvist" / "host-vqnode17"
+    place.mkdir(parents=True)
+    _rename(scene.data, place / "zqclinic-data")
+    model, ids = _train_with_references(place)
+    lines = [f"{name},{PEOPLE[number % 3]} {number}" for number, name in enumerate(ids)]
+    (place / "zqrequest.csv").write_text("id,subject\n" + "\n".join(lines), encoding="utf-8")
+    job = Job(
+        model=f"local-dir:{model}", data_dir=str(place / "zqclinic-data"), forget=str(place / "zqrequest.csv"),
+        record=str(place / "zqrecord"), method="retrain,finetune:epochs=1,matching",
+        options={"retrain.epochs": "6"}, device="cpu", out=str(place / "zqcleaned"),
+    )  # fmt: skip
+    found = compare(job, progress=Progress(enabled=False))
+    assert not found.failures
+    one = replace(job, method="finetune", options={"epochs": "1"}, surrogates=5, out=str(found.folder / "surrogates"))
+    assert run(one).report["surrogates"]["count"] == 5
+    names = [path.name for path in found.folder.iterdir() if path.is_dir() and path.suffix != ".private"]
+    scores = {name: _scores(one, found.folder / name) + _reference_scores(one) for name in names}
+    others = [str(found.folder / "retrain"), *(str(place / f"half-{side}") for side in (0, 1))]
+    audited = audit(found.folder / "finetune-epochs=1", others)
+    return Published(
+        found.folder, audited, {name: _secrets(ids, place, tmp_path_factory, told) for name, told in scores.items()}
+    )
+
+
+def _train_with_references(place: Path) -> tuple[Path, list[str]]:
+    """A network trained with the hook on, and two pairs of half models; say what it lies in and some of what it saw."""
+    shape = Compose([Grayscale(), Resize((16, 16)), ToTensor(), Normalize(0.5, 0.5)])
+    data = ImageFolder(str(place / "zqclinic-data" / "train"), shape)
+    held = holdout(data, 250, 0)
+    record_folder, seen = place / "zqrecord", [data.samples[row][0] for row in held.train.indices]
+    model = _network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    with record(record_folder, model, optimizer, holdout=held) as recorder:
+        _train(model, optimizer, recorder.batches(DataLoader(held.train, 30, shuffle=True)))
+    for pair, purpose in enumerate(("judge", "method")):
+        for half in halves(held.train, pair, 0):
+            reference = _network()
+            half_optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9)
+            _train(reference, half_optimizer, DataLoader(half, 30, shuffle=True))
+            add_reference(record_folder, reference, data, half, purpose=purpose)
+            save_for_hf(reference, place / f"half-{half.side}", model_args={"in_chans": 1}, safe_serialization=True)
+    save_for_hf(model, place / "zqmodel-v3", model_args={"in_chans": 1}, safe_serialization=True)
+    names = [Path(path).relative_to(data.root).as_posix() for path in seen]
+    return place / "zqmodel-v3", names[:: len(names) // FORGOTTEN][:FORGOTTEN]
+
+
+def _network() -> torch.nn.Module:
+    settings = {"input_size": (1, 16, 16), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
+    return timm.create_model("test_resnet", num_classes=10, in_chans=1, pretrained_cfg_overlay=settings)
+
+
+def _train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Any]) -> None:
+    for _ in range(6):
+        for images, labels in batches:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model.train()(images), labels).backward()
+            optimizer.step()
+
+
+def _reference_scores(job: Job) -> tuple[float, ...]:
+    """What the half models say of the forgotten samples."""
+    prepared = prepare(job, writing=False)
+    assert prepared.references is not None
+    return tuple(prepared.references.margins(prepared.splits.forget).tolist())
 
 
 def _rename(data: Path, place: Path) -> list[str]:
@@ -91,6 +182,19 @@ def test_there_are_secrets_to_look_for(case: Case) -> None:
     assert len(case.secrets.digests) > 5 * FORGOTTEN
     assert len(files_of(case.folder)) == 10
     assert json.loads((case.folder / "report.json").read_text())["request"]["n_subjects"] == len(PEOPLE)
+
+
+def test_nothing_of_a_comparison_with_references_or_of_an_audit_gives_anything_away(published: Published) -> None:
+    assert len(published.secrets) == 4
+    for name, secrets in published.secrets.items():
+        report = json.loads((published.folder / name / "report.json").read_text())
+        assert report["overall"]["tier"] == "B"
+        assert len(set(secrets.scores)) > 4 * FORGOTTEN
+        assert leaks(files_of(published.folder / name), secrets) == []
+    side_by_side = {path.name: path.read_bytes() for path in published.folder.iterdir() if path.is_file()}
+    assert set(side_by_side) == {"compare.json", "compare.html"}
+    secrets = published.secrets["finetune-epochs=1"]
+    assert leaks({**side_by_side, "audit.json": json.dumps(published.audit).encode()}, secrets) == []
 
 
 def test_no_published_file_gives_anything_away(case: Case) -> None:
@@ -173,7 +277,7 @@ NAME = "qz-patient-0000x"
         lambda case: b'<img src="data:image/png;base64,%s">' % base64.b64encode(_drawn(NAME, zipped=False)),
         lambda case: b'<img src="data:image/png;base64,%s">' % base64.b64encode(_drawn(NAME, zipped=True)),
         lambda case: _zipped(NAME.encode()),
-        lambda case: f"{case.secrets.scores[5]:.4g}".encode(),
+        lambda case: f"{case.secrets.scores[5]:.6g}".encode(),
         lambda case: f'{{"margin": {-case.secrets.scores[-1]!r}}}'.encode(),
         lambda case: struct.pack("<2f", *case.secrets.scores[7:9]),
         lambda case: struct.pack("<d", case.secrets.scores[9]),

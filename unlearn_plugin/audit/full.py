@@ -20,6 +20,7 @@ from unlearn_plugin.data import Samples
 from unlearn_plugin.evidence import private_folder
 from unlearn_plugin.job_file import JOB_FILE, read_job
 from unlearn_plugin.judging import make_trial
+from unlearn_plugin.measurement import FEWEST
 from unlearn_plugin.metrics.base import Split
 from unlearn_plugin.outputs import Outputs, compute_outputs
 from unlearn_plugin.preparation import Prepared, load_model, prepare
@@ -27,10 +28,10 @@ from unlearn_plugin.progress import Progress
 from unlearn_plugin.report.report import read_report, rounded
 from unlearn_plugin.statistics import match_classes, stratified_auc
 
-__all__ = ["FEWEST", "SCHEMA", "audit"]
+__all__ = ["FEWEST_MODELS", "SCHEMA", "audit"]
 
 SCHEMA = "urn:unlearn-plugin:audit:1"
-FEWEST = 8  # models of each kind that make a game
+FEWEST_MODELS = 8  # models of each kind that make a game
 _KLOM_FROM = 100  # models of each kind
 _SPLITS: tuple[Split, ...] = ("forget", "retain", "controls")
 _LOOKED_AT = 1000  # samples of each split, at most
@@ -74,7 +75,8 @@ def audit(
         The audit, of schema `SCHEMA`: plain values, no sample ids and no scores of single samples.
 
     Raises:
-        UnlearnError: If there are fewer than three retrained models, or one of them is the model before or after.
+        UnlearnError: If there are fewer than three retrained models, one of them is the model before or after, or the
+            request is so small that the audit would speak of single samples.
 
     Source: Hayes et al. 2024, arXiv 2403.01218 (games); Georgiev et al., arXiv 2410.23232 (KLoM).
     """
@@ -87,6 +89,11 @@ def audit(
         raise UnlearnError(f"{out} holds no weights: they were refused. There is nothing to audit.")
     job = read_job((private or private_folder(out)) / JOB_FILE)
     prepared = prepare(replace(job, out=str(out)), writing=False)
+    if (n_forget := len(prepared.splits.forget)) < FEWEST:
+        raise UnlearnError(
+            f"The request has {n_forget} sample(s), and an audit would tell what the models say of each; "
+            f"audit a request of {FEWEST} samples or more."
+        )
     judge = _Judge(prepared, progress)
     after = load_model(job, f"local-dir:{out}").model
     references = [judge.look(_load(prepared, name, report)) for name in progress(retrained, "retrained models")]
@@ -182,7 +189,7 @@ def _alignment(one: _Seen, other: _Seen) -> float:
 
 
 def _games(unlearned: Sequence[Margins], retrained: Sequence[Margins], seed: int) -> dict[str, Any] | None:
-    if min(len(unlearned), len(retrained)) < FEWEST:
+    if min(len(unlearned), len(retrained)) < FEWEST_MODELS:
         return None
     return {split: _game(*(_stacked(group, split) for group in (unlearned, retrained)), seed=seed) for split in _SPLITS}
 

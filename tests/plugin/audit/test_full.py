@@ -13,9 +13,10 @@ from torch import nn
 
 from tests.plugin.conftest import job_for
 from unlearn_hooks.errors import UnlearnError
-from unlearn_plugin.audit.full import _SPLITS, FEWEST, _games, _places, _Seen, audit
+from unlearn_plugin.audit.full import _SPLITS, FEWEST_MODELS, _games, _places, _Seen, audit
 from unlearn_plugin.checkpoint import Checkpoint
 from unlearn_plugin.demo import Scene
+from unlearn_plugin.measurement import FEWEST
 from unlearn_plugin.pipeline import Outcome, run
 
 
@@ -43,12 +44,12 @@ def original(scene: Scene) -> nn.Module:
 def retrained(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("retrained")
     run(job_for(scene, folder / "out", method="retrain", options={"epochs": "8"}))
-    return relatives(Checkpoint.load(f"local-dir:{folder / 'out'}").model, folder, FEWEST, 1)
+    return relatives(Checkpoint.load(f"local-dir:{folder / 'out'}").model, folder, FEWEST_MODELS, 1)
 
 
 @pytest.fixture(scope="module")
 def audited(finetuned: Outcome, retrained: list[str], original: nn.Module, tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
-    knowing = relatives(original, tmp_path_factory.mktemp("knowing"), FEWEST, 2)
+    knowing = relatives(original, tmp_path_factory.mktemp("knowing"), FEWEST_MODELS, 2)
     return audit(finetuned.folder, retrained, knowing)
 
 
@@ -78,7 +79,7 @@ def test_the_audit_is_plain_and_names_no_sample_and_no_path(audited, scene: Scen
     assert "digit-" not in text
     assert str(scene.data) not in text
     assert audited["schema"] == "urn:unlearn-plugin:audit:1"
-    assert audited["models"] == {"retrained": FEWEST, "unlearned": FEWEST}
+    assert audited["models"] == {"retrained": FEWEST_MODELS, "unlearned": FEWEST_MODELS}
 
 
 def test_two_retrained_models_are_too_few(finetuned: Outcome, retrained: list[str]) -> None:
@@ -91,9 +92,19 @@ def test_the_model_itself_is_no_reference(finetuned: Outcome, retrained: list[st
         audit(finetuned.folder, [str(finetuned.folder), *retrained[:2]])
 
 
+def test_a_request_so_small_that_the_audit_would_speak_of_single_samples_is_refused(
+    scene: Scene, retrained: list[str], tmp_path: Path
+) -> None:
+    lines = scene.forget.read_text().splitlines()[: 1 + FEWEST - 1]
+    (tmp_path / "request.csv").write_text("\n".join(lines))
+    outcome = run(job_for(scene, tmp_path / "out", forget=str(tmp_path / "request.csv")))
+    with pytest.raises(UnlearnError, match="The request has 4 sample.* audit a request of 5 samples or more"):
+        audit(outcome.folder, retrained)
+
+
 def test_fewer_than_eight_of_each_kind_make_no_game() -> None:
     margins = {split: torch.zeros(3) for split in ("forget", "retain", "controls")}
-    assert _games([margins] * (FEWEST - 1), [margins] * FEWEST, 0) is None
+    assert _games([margins] * (FEWEST_MODELS - 1), [margins] * FEWEST_MODELS, 0) is None
 
 
 def test_the_largest_epsilon_holds_for_all_samples_at_once() -> None:
