@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from unlearn_hooks.errors import UnlearnError
 from unlearn_hooks.training_record import weights_digest
 from unlearn_plugin.evidence import check_digests, check_statement
-from unlearn_plugin.registry import unlearners
+from unlearn_plugin.registry import metrics, unlearners
 from unlearn_plugin.report.card import render_card
 from unlearn_plugin.report.html import render_html
 from unlearn_plugin.report.report import report_text, rounded
@@ -130,12 +130,9 @@ def _check_job(out: Path, report: _Report) -> list[str]:
         "method": procedure["method"],
         "seed": procedure["seed"],
         "device": procedure["environment"]["device"],
-        "exact": procedure["exact"],
         **{f"options.{name}": value for name, value in procedure["options"].items()},
     }
-    known = unlearners()
     found = {
-        **({"exact": known.get(job["method"]).exact} if job["method"] in known.names() else {}),
         "method": job["method"],
         "seed": job["seed"],
         "device": job["device"].partition(":")[0],
@@ -147,9 +144,25 @@ def _check_job(out: Path, report: _Report) -> list[str]:
     return _differing("evidence/job.json", told, found)
 
 
-def _differing(where: str, told: _Report, found: _Report) -> list[str]:
+def _check_words(out: Path, report: _Report) -> list[str]:
+    """What is published of a metric or a method beside its numbers; of one that is not installed nothing is known."""
+    findings = []
+    for name in set(metrics().names()) & set(report["measurements"]):
+        metric, told = metrics().get(name), report["measurements"][name]
+        ours = {part: getattr(metric, part) for part in ("title", "explanation", "source")}
+        ours["goal"] = metric.goal.value
+        findings += _differing("this version of unlearn-plugin", told, ours, f"measurements.{name}.")
+    procedure = report["procedure"]
+    if procedure["method"] in unlearners().names():
+        method = unlearners().get(procedure["method"])
+        ours = {part: getattr(method, part) for part in ("summary", "source", "exact")}
+        findings += _differing("this version of unlearn-plugin", procedure, ours, "procedure.")
+    return sorted(findings)
+
+
+def _differing(where: str, told: _Report, found: _Report, place: str = "") -> list[str]:
     return [
-        f"{where}: {name} is {value!r}, and report.json says {told.get(name)!r}."
+        f"{where}: {place}{name} is {value!r}, and report.json says {told.get(name)!r}."
         for name, value in found.items()
         if value != told.get(name)
     ]
@@ -172,4 +185,5 @@ _CHECKS: Mapping[str, Callable[[Path, _Report], list[str]]] = {
     "the weights are those the report names": _check_weights,
     "evidence/environment.json is the environment of the report": _check_environment,
     "evidence/job.json has the settings of the report": _check_job,
+    "metrics and method are described in this version's words": _check_words,
 }

@@ -41,7 +41,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def test_a_folder_as_it_was_written_agrees_with_itself(copy: Path) -> None:
     checks = dict(check_soundness(copy, read_report(copy)))
-    assert len(checks) == 9
+    assert len(checks) == 10
     assert not any(checks.values())
 
 

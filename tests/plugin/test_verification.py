@@ -56,7 +56,7 @@ def test_an_honest_folder_passes_every_check_and_is_measured_again(copy: Path) -
         "signature: there is none; whoever wrote the folder could have changed all of it",
         "what only the run itself knows: its time, its memory, what the method reports of it",
     ]
-    assert len(found.checked) == 16
+    assert len(found.checked) == 17
     assert found.measured is not None
 
 
@@ -66,7 +66,7 @@ def test_without_the_private_folder_all_that_the_files_allow_is_checked_and_the_
     folder = Path(shutil.copytree(finetuned.folder, tmp_path / "elsewhere"))
     found = verify(folder)
     assert found.findings == []
-    assert len(found.checked) == 9
+    assert len(found.checked) == 10
     assert [line.partition(":")[0] for line in found.skipped] == [
         "signature", "the measurements", "the model before", "the request",
     ]  # fmt: skip
@@ -197,8 +197,8 @@ def _lie_about_everything(report: dict[str, Any]) -> None:
     del measurements["tails"]
     measurements["neighbours"]["after"] = None
     measurements["membership"]["after"]["details"]["n_untested"] = 17
-    measurements["membership"]["after"]["details"]["roc"][25][1] = 0.99
-    measurements["utility"]["after"]["details"]["per_class"][0]["value"] = 0.01
+    measurements["membership"]["after"]["details"]["roc"][25][1] -= 0.5
+    measurements["utility"]["after"]["details"]["per_class"][0]["value"] -= 0.5
 
 
 def test_every_lie_that_leaves_the_verdict_as_it_was_is_found_by_doing_it_again(copy: Path) -> None:
@@ -217,6 +217,12 @@ def test_every_lie_that_leaves_the_verdict_as_it_was_is_found_by_doing_it_again(
     ("change", "expected"),
     [
         (lambda report: report["procedure"].update(exact=True), "exact is False, and report.json says True"),
+        (lambda report: report["procedure"].update(source="a better one"), "procedure.source is"),
+        (lambda report: report["measurements"]["membership"].update(goal="low"), "measurements.membership.goal is"),
+        (
+            lambda report: report["measurements"]["suppression"].update(explanation="All is well."),
+            "measurements.suppression.explanation is 'The share",
+        ),
         (lambda report: report["overall"].update(erasure="CONFIRMED"), "overall.erasure is 'CONFIRMED'"),
     ],
 )
