@@ -39,27 +39,38 @@ class Place:
         return asdict(self)
 
 
-def place_among(value: float, retrained: Sequence[float], *, level: float = 0.95) -> Place | None:
+def place_among(
+    value: float, retrained: Sequence[float], *, likeness: bool = False, level: float = 0.95
+) -> Place | None:
     """See whether a number could be that of one more retrained model.
 
     Formula: mean +- t_(n-1) s sqrt(1 + 1/n), the prediction interval for one more value of a normal distribution, with
     s the standard deviation (n - 1 in its denominator).
 
+    A likeness is a number of two models: the value is its mean over the retrained models, and that of a retrained
+    model its mean over the other n - 1. These share pairs, which makes their spread too small. For a likeness
+    m + a_i + a_j + e_ij of models i and j, retrained model i has a_i (n - 2) / (n - 1) and what all have in common, so
+    s (n - 1) / (n - 2) estimates the spread of a, and takes the place of s. With it the interval is exact where e is 0
+    and holds more than promised where a is 0: s^2 then stands for 1 / (n - 2) of the variance of e where
+    1 / (n - 1) is due.
+
     Args:
         value: The number of the model in question.
         retrained: The same number of the retrained models.
+        likeness: The numbers are means of a likeness.
         level: Probability with which one more retrained model lies inside.
 
     Returns:
         The place; ``None`` for fewer than three retrained models, whose spread nobody knows.
 
-    Source: standard.
+    Source: standard; for a likeness ours.
     """
     n = len(retrained)
     if n < 3:
         return None
     mean, spread = float(np.mean(retrained)), float(np.std(retrained, ddof=1))
-    reach = float(student.ppf(0.5 + level / 2, n - 1)) * spread * (1 + 1 / n) ** 0.5
+    estimate = spread * (n - 1) / (n - 2) if likeness else spread
+    reach = float(student.ppf(0.5 + level / 2, n - 1)) * estimate * (1 + 1 / n) ** 0.5
     low, high = mean - reach, mean + reach
     return Place(value, mean, spread, low, high, n, low <= value <= high)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unlearn_hooks.errors import UnlearnError
 from unlearn_plugin.audit.distances import energy_test, excess_klom
-from unlearn_plugin.audit.equivalence import centred_alignment, place_among
+from unlearn_plugin.audit.equivalence import Place, centred_alignment, place_among
 from unlearn_plugin.audit.games import bounded_epsilon, largest_epsilon, likelihood_ratio_auc
 from unlearn_plugin.audit.relearning import relearning_steps
 from unlearn_plugin.data import Samples
@@ -153,20 +153,15 @@ class _Judge:
 
 
 def _places(after: _Seen, retrained: Sequence[_Seen]) -> dict[str, Any]:
-    """Each number of the model after, and its likeness to retrained models, within their spread.
-
-    Likeness is pairwise, so the retrained models' own values share pairs; their spread is too small for that, and the
-    interval holds fewer than 95 %.
-    """
-    found: dict[str, tuple[float | None, list[float]]] = {
-        name: (value, [number for one in retrained if (number := one.numbers[name]) is not None])
-        for name, value in after.numbers.items()
-    }
+    """Each number of the model after, and its likeness to retrained models, within their spread."""
+    found: dict[str, Place | None] = {}
+    for name, value in after.numbers.items():
+        others = [number for one in retrained if (number := one.numbers[name]) is not None]
+        found[name] = None if value is None else place_among(value, others)
     for name, likeness in (("agreement", _agreement), ("feature_alignment", _alignment)):
         among = [fmean(likeness(one, other) for other in retrained if other is not one) for one in retrained]
-        found[name] = fmean(likeness(after, other) for other in retrained), among
-    places = {name: place_among(value, others) for name, (value, others) in found.items() if value is not None}
-    return {name: place.as_dict() for name, place in places.items() if place}
+        found[name] = place_among(fmean(likeness(after, other) for other in retrained), among, likeness=True)
+    return {name: place.as_dict() for name, place in found.items() if place}
 
 
 def _numbers(outputs: Mapping[Split, Outputs]) -> dict[str, float | None]:

@@ -22,6 +22,23 @@ def test_one_more_retrained_model_lies_inside_as_often_as_promised() -> None:
     assert inside == pytest.approx(0.95, abs=0.015)
 
 
+@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize(("of_models", "of_pairs"), [(0.02, 0.0), (0.02, 0.02), (0.0, 0.02)])
+def test_a_likeness_of_one_more_retrained_model_lies_inside_as_often_as_promised(
+    n: int, of_models: float, of_pairs: float
+) -> None:
+    generator, inside = np.random.default_rng(0), 0
+    for _ in range(2000):
+        own, pairs = generator.normal(0, of_models, n + 1), generator.normal(0, of_pairs, (n + 1, n + 1))
+        likeness = 0.8 + own[:, None] + own + np.triu(pairs, 1) + np.triu(pairs, 1).T
+        np.fill_diagonal(likeness, 0)
+        among = likeness[1:, 1:].sum(1) / (n - 1)
+        inside += place_among(float(likeness[0, 1:].mean()), among.tolist(), likeness=True).inside
+    assert inside / 2000 >= 0.935
+    if of_pairs == 0:
+        assert inside / 2000 == pytest.approx(0.95, abs=0.015)
+
+
 def test_two_retrained_models_have_no_spread_to_speak_of() -> None:
     assert place_among(0.5, [0.4, 0.6]) is None
 
