@@ -15,6 +15,7 @@ from unlearn_plugin.table_rows import Row, csv_rows, jsonl_rows
 
 __all__ = ["ForgetEntry", "ForgetManifest", "list_some"]
 
+_REFERENCE = re.compile(r"(?=.*\d)[A-Za-z0-9._:/#-]{1,64}", re.ASCII)  # no name and no address looks like this
 _FIELDS = ("id", "class", "subject", "request", "received")
 _SHOWN = 5  # entries named in one finding before "and N more"
 
@@ -42,7 +43,7 @@ class ForgetManifest:
 
     Attributes:
         entries: What must go, in the order of the file; at least one, none twice.
-        request: Reference of the request, such as a ticket number.
+        request: Reference of the request, such as a ticket number. It is published, so a name is refused.
         received: The day it came in.
     """
 
@@ -192,6 +193,11 @@ class _Builder:
         day = _parse_date(received)
         if received and day is None:
             findings.append(f"{self.name!r} says received={received}, which is no date; write it as YYYY-MM-DD.")
+        if request and not _REFERENCE.fullmatch(request):
+            findings.append(
+                f"{self.name!r} says request={request}, and the report would publish it; give a case number: letters, "
+                f"digits and any of . _ : / # -, 64 at most, with a digit among them."
+            )
         if findings:
             raise UnlearnError.of(findings)
         return tuple(self.entries.values()), request, day

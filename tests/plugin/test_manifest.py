@@ -88,11 +88,11 @@ def test_request_and_date_may_be_absent(tmp_path: Path) -> None:
 
 
 def test_everything_wrong_is_listed_at_once(tmp_path: Path) -> None:
-    found = findings(tmp_path, "f.csv", "id,request,received\n1,A,2026-02-30\n1,B,\n2\n,,\n")
+    found = findings(tmp_path, "f.csv", "id,request,received\n1,A1,2026-02-30\n1,B1,\n2\n,,\n")
     assert len(found) == 4
     assert "line 4: 1 cells where the first line names 3 columns" in found[0]
     assert "'1' (lines 2 and 3)" in found[1]
-    assert "'A' in line 2, 'B' in line 3" in found[2]
+    assert "'A1' in line 2, 'B1' in line 3" in found[2]
     assert "received=2026-02-30" in found[3]
 
 
@@ -149,6 +149,13 @@ def test_long_lists_of_mistakes_are_cut_and_counted(tmp_path: Path) -> None:
     assert found[0].count("(lines") == 5
     assert "and 4 more" in found[0]
     assert list_some(["a", "b"]) == "a, b"
+
+
+@pytest.mark.parametrize("request_", ["Anna Smith 7", "anna", "anna1@example.org", "7" * 65, "Zoë-1"])
+def test_a_reference_that_could_name_somebody_is_refused_since_it_is_published(tmp_path: Path, request_: str) -> None:
+    (found,) = findings(tmp_path, "f.txt", f"request={request_}\n1\n")
+    assert f"request={request_}, and the report would publish it; give a case number" in found
+    assert read(tmp_path, "f.txt", "request=GDPR/2026:17#4_b.c\n1\n").request == "GDPR/2026:17#4_b.c"
 
 
 def test_a_file_that_is_not_utf8_is_refused_with_the_byte(tmp_path: Path) -> None:
