@@ -123,6 +123,7 @@ def _printed_scores(text: str, scores: tuple[float, ...]) -> Iterator[str]:
     rounded: dict[int, set[float]] = {}
     for match in _NUMBER.finditer(text):
         digits = max(_DIGITS, len(re.sub(r"[eE].*|\D", "", match[0]).lstrip("0")))
-        known = rounded.setdefault(digits, {abs(float(f"{score:.{digits}g}")) for score in scores})
-        if abs(float(match[0])) in known:
+        if digits not in rounded:
+            rounded[digits] = {abs(float(f"{score:.{digits}g}")) for score in scores}
+        if abs(float(match[0])) in rounded[digits]:
             yield f"the score {match[0]}"

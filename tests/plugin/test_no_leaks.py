@@ -88,7 +88,7 @@ class Published:
 
 @pytest.fixture(scope="module")
 def published(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """Three methods side by side, judged with references; one of them audited, and again with surrogate requests."""
+    """Two methods side by side and one with surrogate requests and an audit, all judged with references."""
     place = tmp_path_factory.mktemp("kvy") / "zqoperator-lindqvist" / "host-vqnode17"
     place.mkdir(parents=True)
     _rename(scene.data, place / "zqclinic-data")
@@ -97,8 +97,8 @@ def published(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Publish
     (place / "zqrequest.csv").write_text("id,subject\n" + "\n".join(lines), encoding="utf-8")
     job = Job(
         model=f"local-dir:{model}", data_dir=str(place / "zqclinic-data"), forget=str(place / "zqrequest.csv"),
-        record=str(place / "zqrecord"), method="retrain,finetune:epochs=1,matching",
-        options={"retrain.epochs": "6"}, device="cpu", out=str(place / "zqcleaned"),
+        record=str(place / "zqrecord"), method="retrain,matching", options={"retrain.epochs": "6"}, device="cpu",
+        out=str(place / "zqcleaned"),
     )  # fmt: skip
     found = compare(job, progress=Progress(enabled=False))
     assert not found.failures
@@ -107,7 +107,7 @@ def published(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Publish
     names = [path.name for path in found.folder.iterdir() if path.is_dir() and path.suffix != ".private"]
     scores = {name: _scores(one, found.folder / name) + _reference_scores(one) for name in names}
     others = [str(found.folder / "retrain"), *(str(place / f"half-{side}") for side in (0, 1))]
-    audited = audit(found.folder / "finetune-epochs=1", others)
+    audited = audit(found.folder / "surrogates", others)
     return Published(
         found.folder, audited, {name: _secrets(ids, place, tmp_path_factory, told) for name, told in scores.items()}
     )
@@ -185,7 +185,7 @@ def test_there_are_secrets_to_look_for(case: Case) -> None:
 
 
 def test_nothing_of_a_comparison_with_references_or_of_an_audit_gives_anything_away(published: Published) -> None:
-    assert len(published.secrets) == 4
+    assert len(published.secrets) == 3
     for name, secrets in published.secrets.items():
         report = json.loads((published.folder / name / "report.json").read_text())
         assert report["overall"]["tier"] == "B"
@@ -193,8 +193,8 @@ def test_nothing_of_a_comparison_with_references_or_of_an_audit_gives_anything_a
         assert leaks(files_of(published.folder / name), secrets) == []
     side_by_side = {path.name: path.read_bytes() for path in published.folder.iterdir() if path.is_file()}
     assert set(side_by_side) == {"compare.json", "compare.html"}
-    secrets = published.secrets["finetune-epochs=1"]
-    assert leaks({**side_by_side, "audit.json": json.dumps(published.audit).encode()}, secrets) == []
+    assert leaks(side_by_side, published.secrets["matching"]) == []
+    assert leaks({"audit.json": json.dumps(published.audit).encode()}, published.secrets["surrogates"]) == []
 
 
 def test_no_published_file_gives_anything_away(case: Case) -> None:
