@@ -20,6 +20,7 @@ MAX_FALSE_ALARMS = 0.05  # a rate shown to be larger makes the membership test i
 MAX_TAIL = 0.05  # true-positive rate at 1 % false positives that must be ruled out ...
 TAIL_FROM = 300  # ... from this many requested samples on; fewer would often miss it even when retrained
 LOW_SIDE = 0.40  # an AUC that may lie below is less familiar than unseen data
+HARDER = 0.40  # an AUC of out-of-sample margins below is another difficulty than that of the controls
 UNEVEN = 0.01  # chance of margins spread so unlike those of unseen data, below which an AUC near 0.5 says too little
 MIN_COVERAGE = 0.90  # share of the requested samples that must have been tested
 
@@ -83,7 +84,9 @@ def decide(report: Mapping[str, Any]) -> Verdict:
         false positives is not ruled out: INCONCLUSIVE
     11. the one-sided 95 % lower bound of the AUC after is below 0.40: LOW_SIDE
     12. the margins of F are spread unlike those of the controls (Cramér-von Mises, p < 1 %): INCONCLUSIVE
-    13. otherwise: NO_RESIDUAL_DETECTED
+    13. for models that never saw either, F is so much harder than the controls that the AUC of their margins is below
+        0.40 (tier B): INCONCLUSIVE (the level of unseen data is not that of F)
+    14. otherwise: NO_RESIDUAL_DETECTED
 
     The AUC, its bounds, the false-alarm rate and the true-positive rate are those of `calibrated_membership` if it was
     measured before and after (tier B), else those of `membership` (tier A).
@@ -261,6 +264,17 @@ def _uneven(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _harder(report: Mapping[str, Any]) -> list[str]:
+    found = result(report, "after")["details"].get("difficulty")
+    if found is None or found >= HARDER:
+        return []
+    return [
+        f"The requested data are harder than the held-out data of their classes for models that never saw either (AUC "
+        f"{found:.3f}, and {HARDER:.2f} is the limit), so what is usual for unseen data is not known for them, and a "
+        f"residual could look like none."
+    ]
+
+
 # The first rule with a reason decides; `decide` lists them in words.
 _RULES: tuple[tuple[str, Callable[[Mapping[str, Any]], list[str]]], ...] = (
     ("REFUSED", _refused),
@@ -275,6 +289,7 @@ _RULES: tuple[tuple[str, Callable[[Mapping[str, Any]], list[str]]], ...] = (
     ("INCONCLUSIVE", _tail_open),
     ("LOW_SIDE", _low_side),
     ("INCONCLUSIVE", _uneven),
+    ("INCONCLUSIVE", _harder),
 )
 
 

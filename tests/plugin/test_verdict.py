@@ -236,6 +236,23 @@ def test_an_auc_of_one_half_does_not_hide_a_part_that_is_known_and_a_part_that_i
     assert any("suppressed" in reason for reason in found.reasons) == (status == "INCONCLUSIVE")
 
 
+@pytest.mark.parametrize(
+    ("difficulty", "status"),
+    [
+        (0.399, "INCONCLUSIVE"),
+        (0.4, "NO_RESIDUAL_DETECTED"),
+        (0.9, "NO_RESIDUAL_DETECTED"),
+        (None, "NO_RESIDUAL_DETECTED"),
+    ],
+)
+def test_a_request_harder_than_the_controls_is_not_certified(difficulty: float | None, status: str) -> None:
+    after = membership(0.51, 0.46, 0.56)
+    after["details"]["difficulty"] = difficulty
+    found = judged(**{AFTER: after})
+    assert found.status == status
+    assert any("harder than the held-out data" in reason for reason in found.reasons) == (status == "INCONCLUSIVE")
+
+
 def test_one_of_several_classes_that_is_still_recognised_is_a_residual() -> None:
     all_of_them, one = "measurements__utility__{}__details__forgotten_classes", "best_forgotten_class"
     best = all_of_them.replace("forgotten_classes", one)

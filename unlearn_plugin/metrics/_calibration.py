@@ -9,7 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import nn
 
 from unlearn_plugin.metrics.base import Split, Trial
-from unlearn_plugin.statistics import Matched, match_classes
+from unlearn_plugin.statistics import Matched, match_classes, stratified_auc
 
 Level = Callable[[Float64[np.ndarray, " n"]], Float64[np.ndarray, " n"]]
 
@@ -116,6 +116,37 @@ def matched_scores(model: nn.Module, trial: Trial) -> Matched | None:
     kept: Bool[np.ndarray, " all"] = there.copy()
     kept[there] = matched.kept
     return Matched(matched.forget, matched.forget_class, matched.controls, matched.controls_class, kept)
+
+
+def difficulty(trial: Trial) -> float | None:
+    """Tell how hard the requested samples are beside the controls, for models that never saw either.
+
+    Formula: P[o(F) > o(C)], within classes and combined by the classes' shares of F: the AUC of the out-of-sample
+    margins. 0.5: equally hard; below: F is harder, as wrongly labelled images are.
+
+    `calibrate` takes differences in difficulty out only in part, because o is noisy and g falls back to the mean: for a
+    model that never saw F it is too low by about (1 - r) of a difference, with r the reliability of o. So on a request
+    that is much harder a residual looks like none.
+
+    Args:
+        trial: What the judge looks at.
+
+    Returns:
+        The AUC; ``None`` without references, or when no class of F has enough controls.
+
+    Source: ours; regression dilution is Spearman 1904, The American Journal of Psychology 15:72.
+    """
+    forget, controls = trial.out_of_sample("forget"), trial.out_of_sample("controls")
+    if forget is None or controls is None:
+        return None
+    there, others = forget.isfinite(), controls.isfinite()
+    matched = match_classes(
+        forget[there].double().numpy(),
+        trial.forget.labels[there].numpy(),
+        controls[others].double().numpy(),
+        trial.controls.labels[others].numpy(),
+    )
+    return stratified_auc(matched).value if matched else None
 
 
 def _margins(

@@ -1,13 +1,13 @@
 """Calibrated membership: the membership test on what is left of a margin when the sample's own difficulty is out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
 
 from unlearn_plugin.measurement import Measurement
 from unlearn_plugin.metrics._attack import attack, histogram_edges
-from unlearn_plugin.metrics._calibration import NO_REFERENCES, calibrate, matched_scores
+from unlearn_plugin.metrics._calibration import NO_REFERENCES, calibrate, difficulty, matched_scores
 from unlearn_plugin.metrics.base import Goal, Metric, Trial
 
 __all__ = ["CalibratedMembership"]
@@ -22,7 +22,8 @@ class CalibratedMembership(Metric):
     unseen sample of that o is expected to have under this model. Most of the spread of margins is the samples' own
     difficulty, which says nothing about membership; without it the same request shows far more. 0.5 is what a model
     that never saw F would give, if F and the controls are alike; where they differ in difficulty, the calibration takes
-    most of that difference out, and not all of it. `details` are those of `membership`.
+    most of that difference out, and not all of it. `details` are those of `membership`, and `difficulty`: how hard F is
+    beside the controls for models that never saw either, see `unlearn_plugin.metrics._calibration.difficulty`.
 
     Source: see `unlearn_plugin.metrics._calibration.calibrate`.
     """
@@ -53,4 +54,5 @@ class CalibratedMembership(Metric):
         if matched is None or original is None:
             return Measurement.missing(NO_REFERENCES)
         scores = np.concatenate([original.forget, original.controls])
-        return attack(matched, trial, histogram_edges(scores[np.isfinite(scores)]))
+        found = attack(matched, trial, histogram_edges(scores[np.isfinite(scores)]))
+        return replace(found, details={**found.details, "difficulty": difficulty(trial)})
