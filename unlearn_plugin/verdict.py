@@ -158,12 +158,15 @@ def _class_recognised(report: Mapping[str, Any]) -> list[str]:
 
 
 def _unmeasured(report: Mapping[str, Any]) -> list[str]:
-    reasons = []
+    test, missing = primary(report), dict[str | None, list[str]]()  # by note
     for who in ("before", "after"):
-        test = primary(report)
         if measured(report, test, who) is None:
             note = (report["measurements"].get(test, {}).get(who) or {}).get("note")
-            reasons.append(f"The membership test was not made on the model {who}" + (f": {note}" if note else "."))
+            missing.setdefault(note, []).append(who)
+    reasons = [
+        f"The membership test was not made on the model {' or '.join(models)}" + (f": {note}" if note else ".")
+        for note, models in missing.items()
+    ]
     if not part(report, "utility", "after", "drop"):
         reasons.append("The change of accuracy on unseen data was not measured.")
     return reasons

@@ -219,6 +219,15 @@ def test_a_tail_that_was_not_measured_rules_nothing_out(n: int, status: str) -> 
     assert not any("499 held-out" in limit for limit in judged().limits)
 
 
+def test_why_a_test_was_not_made_is_said_once_where_it_is_the_same_reason() -> None:
+    missing = measured(None, None, None, 0) | {"note": "No class has enough."}
+    both = judged(**{BEFORE: missing, AFTER: missing})
+    assert both.reasons == ("The membership test was not made on the model before or after: No class has enough.",)
+    other = judged(**{BEFORE: missing, AFTER: missing | {"note": "Too few."}})
+    assert [reason.partition(": ")[2] for reason in other.reasons] == ["No class has enough.", "Too few."]
+    assert both.status == other.status == "INCONCLUSIVE"
+
+
 @pytest.mark.parametrize(("effective", "status"), [(300.0, "INCONCLUSIVE"), (299.9, "NO_RESIDUAL_DETECTED")])
 def test_of_several_subjects_the_tail_counts_their_effective_number(effective: float, status: str) -> None:
     after = membership(0.51, 0.46, 0.56, n=900)
