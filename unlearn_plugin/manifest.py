@@ -15,7 +15,7 @@ from unlearn_plugin.table_rows import Row, csv_rows, jsonl_rows
 
 __all__ = ["ForgetEntry", "ForgetManifest", "list_some"]
 
-_REFERENCE = re.compile(r"(?=.*\d)[A-Za-z0-9._:/#-]{1,64}", re.ASCII)  # no name and no address looks like this
+_REFERENCE = re.compile(r"(?=.*\d)[A-Za-z0-9._:/#-]{1,64}", re.ASCII)  # of a case: most names have no digit
 _FIELDS = ("id", "class", "subject", "request", "received")
 _SHOWN = 5  # entries named in one finding before "and N more"
 
@@ -43,7 +43,7 @@ class ForgetManifest:
 
     Attributes:
         entries: What must go, in the order of the file; at least one, none twice.
-        request: Reference of the request, such as a ticket number. It is published, so a name is refused.
+        request: Reference of the request, such as a ticket number. It is published, so it must look like one.
         received: The day it came in.
     """
 

@@ -100,22 +100,7 @@ def matched_scores(model: nn.Module, trial: Trial) -> Matched | None:
         controls.
     """
     scores = calibrate(model, trial)
-    if scores is None:
-        return None
-    there, others = np.isfinite(scores.forget), np.isfinite(scores.controls)
-    if not there.any() or not others.any():
-        return None
-    matched = match_classes(
-        scores.forget[there],
-        trial.forget.labels.numpy()[there],
-        scores.controls[others],
-        trial.controls.labels.numpy()[others],
-    )
-    if matched is None:
-        return None
-    kept: Bool[np.ndarray, " all"] = there.copy()
-    kept[there] = matched.kept
-    return Matched(matched.forget, matched.forget_class, matched.controls, matched.controls_class, kept)
+    return None if scores is None else _match(scores.forget, scores.controls, trial)
 
 
 def difficulty(trial: Trial) -> float | None:
@@ -124,9 +109,9 @@ def difficulty(trial: Trial) -> float | None:
     Formula: P[o(F) > o(C)], within classes and combined by the classes' shares of F: the AUC of the out-of-sample
     margins. 0.5: equally hard; below: F is harder, as wrongly labelled images are.
 
-    `calibrate` takes differences in difficulty out only in part, because o is noisy and g falls back to the mean: for a
-    model that never saw F it is too low by about (1 - r) of a difference, with r the reliability of o. So on a request
-    that is much harder a residual looks like none.
+    `calibrate` takes differences in difficulty out only in part, because o is noisy and g falls back to the mean: with r
+    the reliability of o, the scores of a harder F in a model that never saw it are too low by about (1 - r) of the
+    difference. So on a much harder request a residual looks like none.
 
     Args:
         trial: What the judge looks at.
@@ -139,14 +124,26 @@ def difficulty(trial: Trial) -> float | None:
     forget, controls = trial.out_of_sample("forget"), trial.out_of_sample("controls")
     if forget is None or controls is None:
         return None
-    there, others = forget.isfinite(), controls.isfinite()
-    matched = match_classes(
-        forget[there].double().numpy(),
-        trial.forget.labels[there].numpy(),
-        controls[others].double().numpy(),
-        trial.controls.labels[others].numpy(),
-    )
+    matched = _match(forget.double().numpy(), controls.double().numpy(), trial)
     return stratified_auc(matched).value if matched else None
+
+
+def _match(forget: Float64[np.ndarray, " f"], controls: Float64[np.ndarray, " c"], trial: Trial) -> Matched | None:
+    """Scores of F and of the controls of the same classes, without those that are nan."""
+    there, others = np.isfinite(forget), np.isfinite(controls)
+    if not there.any() or not others.any():
+        return None
+    matched = match_classes(
+        forget[there],
+        trial.forget.labels.numpy()[there],
+        controls[others],
+        trial.controls.labels.numpy()[others],
+    )
+    if matched is None:
+        return None
+    kept: Bool[np.ndarray, " all"] = there.copy()
+    kept[there] = matched.kept
+    return Matched(matched.forget, matched.forget_class, matched.controls, matched.controls_class, kept)
 
 
 def _margins(
