@@ -16,6 +16,7 @@ from tests.benchmarks.zoo.cases import CASES
 from tests.benchmarks.zoo.results import Result, append, read
 from tests.benchmarks.zoo.table import DOCS, RESULTS, tables, write_tables
 from tests.benchmarks.zoo.world import Cell, World, make_world
+from unlearn_plugin.metrics._difficulty import out_of_sample_difficulty, recorded_difficulty
 
 
 def _write_idx(path: Path, array: np.ndarray) -> None:
@@ -44,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def small() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        sizes = {"random": (5, 60), "class": (5,), "subject": (5, 20), "atypical": (5,)}
+        sizes = {"random": (5, 60), "class": (5,), "subject": (5, 20), "atypical": (5,), "hard": (30,)}
         for name, value in {"TRAINED": 300, "HELD_OUT": 600, "EPOCHS": 12, "BATCH": 25, "SERIES": (5, 20)}.items():
             patch.setattr(worlds, name, value)
         patch.setattr(worlds, "SIZES", sizes)
@@ -62,13 +63,17 @@ def cells(world: World) -> dict[str, Cell]:
 
 
 def test_requests_hold_what_they_say(world: World, cells: dict[str, Cell]) -> None:
-    assert list(cells) == ["random 5", "random 60", "class 5", "subject 5", "subject 20", "atypical 5"]
+    assert list(cells) == ["random 5", "random 60", "class 5", "subject 5", "subject 20", "atypical 5", "hard 30"]
     assert all(bool(torch.isin(cell.rows, world.trained).all()) for cell in cells.values())
     assert bool(world.wrong[cells["atypical 5"].rows].all())
     assert not bool(world.wrong[cells["class 5"].rows].any())
     assert len(set(world.data.labels[cells["class 5"].rows].tolist())) == 1
     assert set(world.persons[cells["subject 20"].rows].tolist()) == {1}
     assert world.persons[cells["random 60"].rows].max() < 0
+    assert not bool(world.wrong[cells["hard 30"].rows].any())
+    for known in (out_of_sample_difficulty, recorded_difficulty):
+        easy, hard = (known(judging.trials_of(world, cells[name])["B"]) for name in ("random 60", "hard 30"))
+        assert hard < easy - 0.1
 
 
 def test_a_retrained_model_serves_only_requests_it_never_saw(world: World, cells: dict[str, Cell]) -> None:
@@ -78,6 +83,7 @@ def test_a_retrained_model_serves_only_requests_it_never_saw(world: World, cells
     together = {name: cells[name].left_out_with for name in cells}
     assert together["subject 20"] == together["random 5"] == "up to 20"
     assert Cell("class", torch.arange(100)).left_out_with == "class 100"
+    assert Cell("hard", torch.arange(100)).left_out_with == "hard 100"
     assert Cell("random", torch.arange(500)).left_out_with == "random 500"
     hundred = {Cell(kind, torch.arange(100)).left_out_with for kind in ("random", "subject", "atypical")}
     assert hundred == {"others of 100"}

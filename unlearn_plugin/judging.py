@@ -9,6 +9,7 @@ from torch import nn
 from unlearn_plugin.data import Samples
 from unlearn_plugin.measurement import FEWEST, FEWEST_NOTE, Measurement
 from unlearn_plugin.metrics.base import Metric, Split, Tier, Trial
+from unlearn_plugin.out_of_sample import mean_recorded_loss
 from unlearn_plugin.preparation import Prepared
 from unlearn_plugin.progress import Progress
 from unlearn_plugin.registry import metrics
@@ -32,12 +33,13 @@ def make_trial(prepared: Prepared, progress: Progress) -> Trial:
     generator = torch.Generator().manual_seed(prepared.job.seed)
     chosen = torch.randperm(len(splits.retain), generator=generator)[:_JUDGED_RETAIN].sort().values
     parts: dict[Split, Samples] = {"forget": splits.forget, "controls": splits.verdict, "tuning": splits.tuning}
-    references = prepared.references
+    retain, references = splits.retain.select(chosen), prepared.references
+    losses = mean_recorded_loss(prepared.record, prepared.train) if prepared.record else None
     return Trial(
         forget=splits.forget,
         controls=splits.verdict,
         tuning=splits.tuning,
-        retain=splits.retain.select(chosen),
+        retain=retain,
         subjects=splits.subjects,
         forgotten_classes=splits.forgotten_classes,
         largely_requested=splits.largely_requested(),
@@ -50,6 +52,7 @@ def make_trial(prepared: Prepared, progress: Progress) -> Trial:
         batch_size=prepared.job.batch_size,
         progress=progress,
         references={split: references.margins(samples) for split, samples in parts.items()} if references else {},
+        recorded_loss={} if losses is None else {"forget": losses[splits.forget.rows], "retain": losses[retain.rows]},
     )
 
 

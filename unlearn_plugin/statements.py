@@ -125,6 +125,11 @@ def further_limits(report: Mapping[str, Any]) -> list[str]:
             "How well the most exposed samples are hidden was not measured: 499 held-out samples of their classes are "
             "needed."
         )
+    if after and after["details"].get("difficulty") is None and "classes" not in report["request"]["kind"]:
+        limits.append(
+            "Whether the requested data are harder than the held-out data is not known: that takes the record of the "
+            "training, or reference models. On harder data a residual can look like none."
+        )
     utility = measured(report, "utility", "after")
     if utility and (named := utility["details"].get("largely_requested")):
         limits.append(

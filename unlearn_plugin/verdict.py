@@ -20,7 +20,7 @@ MAX_FALSE_ALARMS = 0.05  # a rate shown to be larger makes the membership test i
 MAX_TAIL = 0.05  # true-positive rate at 1 % false positives that must be ruled out ...
 TAIL_FROM = 300  # ... from this many requested samples on; fewer would often miss it even when retrained
 LOW_SIDE = 0.40  # an AUC that may lie below is less familiar than unseen data
-HARDER = 0.40  # an AUC of out-of-sample margins below is another difficulty than that of the controls
+HARDER = 0.40  # an AUC of what is known of the difficulty; below, the controls are too easy to compare with
 UNEVEN = 0.01  # chance of margins spread so unlike those of unseen data, below which an AUC near 0.5 says too little
 MIN_COVERAGE = 0.90  # share of the requested samples that must have been tested
 
@@ -84,8 +84,9 @@ def decide(report: Mapping[str, Any]) -> Verdict:
         false positives is not ruled out: INCONCLUSIVE
     11. the one-sided 95 % lower bound of the AUC after is below 0.40: LOW_SIDE
     12. the margins of F are spread unlike those of the controls (Cramér-von Mises, p < 1 %): INCONCLUSIVE
-    13. for models that never saw either, F is so much harder than the controls that the AUC of their margins is below
-        0.40 (tier B): INCONCLUSIVE (the level of unseen data is not that of F)
+    13. F is harder than others of its classes, which makes a residual look like none: the AUC of what models that never
+        saw either say of F and the controls (tier B), or of the recorded losses of F and R (tier A), is below 0.40:
+        INCONCLUSIVE
     14. otherwise: NO_RESIDUAL_DETECTED
 
     The AUC, its bounds, the false-alarm rate and the true-positive rate are those of `calibrated_membership` if it was
@@ -271,10 +272,13 @@ def _harder(report: Mapping[str, Any]) -> list[str]:
     found = result(report, "after")["details"].get("difficulty")
     if found is None or found >= HARDER:
         return []
+    beside = {
+        "A": "in the recorded training the requested data were harder than the retained data of their classes",
+        "B": "for models that never saw either the requested data are harder than the held-out data of their classes",
+    }[tier(report)]
     return [
-        f"The requested data are harder than the held-out data of their classes for models that never saw either (AUC "
-        f"{found:.3f}, and {HARDER:.2f} is the limit), so what is usual for unseen data is not known for them, and a "
-        f"residual could look like none."
+        f"The AUC after unlearning is near 0.5, but {beside} (AUC {found:.3f}, and {HARDER:.2f} is the limit): what is "
+        f"usual for data never seen is not known for such data, and a residual could look like none."
     ]
 
 

@@ -11,6 +11,7 @@ from unlearn_hooks.references import recorded_references
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.data import ImageData, Samples
 from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.out_of_sample import mean_recorded_loss
 from unlearn_plugin.progress import Progress
 
 _LARGE_PART = 0.1  # of a class; as in `unlearn_plugin.splits`
@@ -31,6 +32,7 @@ def make_trial(
 ) -> Trial:
     """What the judge looks at for one request; `classes` are those requested as a whole."""
     held, references = recorded_holdout(world.record), recorded_references(world.record, "judge")
+    losses = mean_recorded_loss(world.record, world.data)
     rows = {"forget": forget, "retain": retain, "controls": held.verdict, "tuning": held.tuning}
     return Trial(
         **{split: Samples(world.data, chosen) for split, chosen in rows.items()},
@@ -46,6 +48,7 @@ def make_trial(
         references={
             split: references.one_of_each_pair(rows[split], world.seed) for split in ("forget", "controls", "tuning")
         },
+        recorded_loss={} if losses is None else {"forget": losses[forget], "retain": losses[retain]},
     )
 
 

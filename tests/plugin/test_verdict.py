@@ -259,7 +259,8 @@ def test_a_request_harder_than_the_controls_is_not_certified(difficulty: float |
     after["details"]["difficulty"] = difficulty
     found = judged(**{AFTER: after})
     assert found.status == status
-    assert any("harder than the held-out data" in reason for reason in found.reasons) == (status == "INCONCLUSIVE")
+    assert any("were harder than the retained" in reason for reason in found.reasons) == (status == "INCONCLUSIVE")
+    assert any("harder than the held-out data is not known" in limit for limit in found.limits) == (difficulty is None)
 
 
 def test_one_of_several_classes_that_is_still_recognised_is_a_residual() -> None:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from sklearn.isotonic import IsotonicRegression
 from torch import nn
 
+from unlearn_plugin.metrics._difficulty import match_known
 from unlearn_plugin.metrics.base import Split, Trial
-from unlearn_plugin.statistics import Matched, match_classes, stratified_auc
+from unlearn_plugin.statistics import Matched
 
 Level = Callable[[Float64[np.ndarray, " n"]], Float64[np.ndarray, " n"]]
 
@@ -100,50 +101,7 @@ def matched_scores(model: nn.Module, trial: Trial) -> Matched | None:
         controls.
     """
     scores = calibrate(model, trial)
-    return None if scores is None else _match(scores.forget, scores.controls, trial)
-
-
-def difficulty(trial: Trial) -> float | None:
-    """Tell how hard the requested samples are beside the controls, for models that never saw either.
-
-    Formula: P[o(F) > o(C)], within classes and combined by the classes' shares of F: the AUC of the out-of-sample
-    margins. 0.5: equally hard; below: F is harder, as wrongly labelled images are.
-
-    `calibrate` takes differences in difficulty out only in part, because o is noisy and g falls back to the mean: with r
-    the reliability of o, the scores of a harder F in a model that never saw it are too low by about (1 - r) of the
-    difference. So on a much harder request a residual looks like none.
-
-    Args:
-        trial: What the judge looks at.
-
-    Returns:
-        The AUC; ``None`` without references, or when no class of F has enough controls.
-
-    Source: ours; regression dilution is Spearman 1904, The American Journal of Psychology 15:72.
-    """
-    forget, controls = trial.out_of_sample("forget"), trial.out_of_sample("controls")
-    if forget is None or controls is None:
-        return None
-    matched = _match(forget.double().numpy(), controls.double().numpy(), trial)
-    return stratified_auc(matched).value if matched else None
-
-
-def _match(forget: Float64[np.ndarray, " f"], controls: Float64[np.ndarray, " c"], trial: Trial) -> Matched | None:
-    """Scores of F and of the controls of the same classes, without those that are nan."""
-    there, others = np.isfinite(forget), np.isfinite(controls)
-    if not there.any() or not others.any():
-        return None
-    matched = match_classes(
-        forget[there],
-        trial.forget.labels.numpy()[there],
-        controls[others],
-        trial.controls.labels.numpy()[others],
-    )
-    if matched is None:
-        return None
-    kept: Bool[np.ndarray, " all"] = there.copy()
-    kept[there] = matched.kept
-    return Matched(matched.forget, matched.forget_class, matched.controls, matched.controls_class, kept)
+    return None if scores is None else match_known(scores.forget, trial.forget, scores.controls, trial.controls)
 
 
 def _margins(

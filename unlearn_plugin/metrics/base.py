@@ -50,6 +50,8 @@ class Trial:
         batch_size: Samples per forward pass.
         progress: Wraps long loops in a bar.
         references: Margin of each sample of a split under the judge's reference models, which never saw it.
+        recorded_loss: Mean loss of each sample of F and of R over the epochs of the recorded training, in nats; empty
+            without a record.
     """
 
     forget: Samples
@@ -68,6 +70,7 @@ class Trial:
     batch_size: int = 256
     progress: Progress = field(default_factory=Progress)
     references: Mapping[Split, Float32[Tensor, " n"]] = field(default_factory=dict)
+    recorded_loss: Mapping[Split, Float32[Tensor, " n"]] = field(default_factory=dict)
     _outputs: dict[tuple[int, Split], tuple[nn.Module, Outputs]] = field(default_factory=dict, repr=False)
 
     def outputs(self, model: nn.Module, split: Split) -> Outputs:

@@ -7,7 +7,8 @@ from torch import nn
 
 from unlearn_plugin.measurement import Measurement
 from unlearn_plugin.metrics._attack import attack, histogram_edges
-from unlearn_plugin.metrics._calibration import NO_REFERENCES, calibrate, difficulty, matched_scores
+from unlearn_plugin.metrics._calibration import NO_REFERENCES, calibrate, matched_scores
+from unlearn_plugin.metrics._difficulty import out_of_sample_difficulty
 from unlearn_plugin.metrics.base import Goal, Metric, Trial
 
 __all__ = ["CalibratedMembership"]
@@ -22,8 +23,8 @@ class CalibratedMembership(Metric):
     unseen sample of that o is expected to have under this model. Most of the spread of margins is the samples' own
     difficulty, which says nothing about membership; without it the same request shows far more. 0.5 is what a model
     that never saw F would give, if F and the controls are alike; where they differ in difficulty, the calibration takes
-    most of that difference out, and not all of it. `details` are those of `membership`, and `difficulty`: how hard F is
-    beside the controls for models that never saw either, see `unlearn_plugin.metrics._calibration.difficulty`.
+    most of that difference out, and not all of it. `details` are those of `membership`; `difficulty`, how hard F is,
+    comes of `unlearn_plugin.metrics._difficulty.out_of_sample_difficulty`.
 
     Source: see `unlearn_plugin.metrics._calibration.calibrate`.
     """
@@ -55,4 +56,4 @@ class CalibratedMembership(Metric):
             return Measurement.missing(NO_REFERENCES)
         scores = np.concatenate([original.forget, original.controls])
         found = attack(matched, trial, histogram_edges(scores[np.isfinite(scores)]))
-        return replace(found, details={**found.details, "difficulty": difficulty(trial)})
+        return replace(found, details={**found.details, "difficulty": out_of_sample_difficulty(trial)})

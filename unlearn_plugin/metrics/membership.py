@@ -1,12 +1,13 @@
 """Membership: can the requested data be told apart from data the model was never trained on? The primary test."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
 
 from unlearn_plugin.measurement import Measurement
 from unlearn_plugin.metrics._attack import attack, histogram_edges
+from unlearn_plugin.metrics._difficulty import recorded_difficulty
 from unlearn_plugin.metrics.base import Goal, Metric, Trial
 from unlearn_plugin.statistics import Matched, match_classes
 
@@ -23,7 +24,8 @@ class Membership(Metric):
     false-positive rates (over the pooled classes of F, since one class alone has too few controls for 1 %), and coarse
     pictures. The histogram's edges come from the model *before* unlearning, the 1 % to 99 % range of the margins of F
     and controls, rounded outwards to whole numbers, so that before, after and reference can be laid over each other;
-    the outer bins hold whatever lies beyond.
+    the outer bins hold whatever lies beyond. `difficulty`, how hard F is, comes of
+    `unlearn_plugin.metrics._difficulty.recorded_difficulty`.
 
     Source: Yeom et al. 2018, arXiv 1709.01604 (loss attack); Carlini et al. 2022, arXiv 2112.03570 (margin, low
     false-positive rates). We compare within classes and give intervals; no attack model is trained.
@@ -51,7 +53,8 @@ class Membership(Metric):
         if matched is None:
             return Measurement.missing("No class of the requested data has enough held-out samples to compare with.")
         margins = [trial.outputs(trial.original, split).margins.numpy() for split in ("forget", "controls")]
-        return attack(matched, trial, histogram_edges(np.concatenate(margins)))
+        found = attack(matched, trial, histogram_edges(np.concatenate(margins)))
+        return replace(found, details={**found.details, "difficulty": recorded_difficulty(trial)})
 
 
 def matched_margins(model: nn.Module, trial: Trial) -> Matched | None:

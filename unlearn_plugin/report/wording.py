@@ -208,7 +208,7 @@ LABELS = {  # of the entries of a measurement's details, in the order of a table
     "p_value": "Chance of such a value, or a larger one, if nothing is left (p-value)",
     "n_controls": "Unseen images compared with",
     "n_untested": "Requested images not tested",
-    "difficulty": "The same test by models that never saw them: below 0.5 the requested images are harder",
+    "difficulty": "How easy they are beside others of their classes: below 0.5 they are harder",
     "n_effective": "Independent observations that the tested ones are worth",
     "tpr 0.01": "Requested images found at 1 % false alarms",
     "tpr 0.01 fpr_high": "Rate of false alarms there, at most",

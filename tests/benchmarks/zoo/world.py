@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as pictures
 from tests.benchmarks.suite.tasks import Rows
 from unlearn_hooks import Plan, record
 from unlearn_hooks.controls import halves, holdout
-from unlearn_hooks.references import add_reference
+from unlearn_hooks.references import add_reference, log_odds
 from unlearn_hooks.training_record import TrainingRecord
 from unlearn_plugin.data import ImageData
 
@@ -27,7 +27,9 @@ TRAINED, HELD_OUT = 2000, 4000
 WRONG_LABELS = 0.1  # of training samples and controls alike: a careless annotator, and a network that remembers
 EPOCHS, BATCH, RATE = 20, 100, 0.1
 SERIES = (5, 20, 100)  # pictures of each of three persons in the training set
-SIZES = {"random": (5, 20, 100, 500), "class": (5, 20, 100), "subject": SERIES, "atypical": (5, 20, 100)}
+SIZES = {
+    "random": (5, 20, 100, 500), "class": (5, 20, 100), "subject": SERIES, "atypical": (5, 20, 100), "hard": (100,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Cell:
 
     Attributes:
         kind: ``random``; ``class``: all of one class; ``subject``: all pictures of one person; ``atypical``: wrongly
-            labelled.
+            labelled; ``hard``: rightly labelled, and least known to a model that was trained on the other half.
         rows: The requested training rows, sorted.
     """
 
@@ -50,7 +52,7 @@ class Cell:
     @property
     def left_out_with(self) -> str:
         """Requests of the same answer are left out of one retrained model together, which never saw any of them."""
-        small, alone = len(self.rows) <= 20, self.kind == "class" or len(self.rows) > 100
+        small, alone = len(self.rows) <= 20, self.kind in ("class", "hard") or len(self.rows) > 100
         return "up to 20" if small else self.name if alone else "others of 100"
 
 
@@ -95,9 +97,22 @@ class World:
             for place, size in enumerate(sizes):
                 if kind == "subject":
                     yield Cell(kind, (self.persons == place).nonzero().flatten())
+                elif kind == "hard":
+                    yield Cell(kind, self._hardest()[:size].sort().values)
                 else:
                     order = torch.randperm(len(pools[kind]), generator=generator)[:size]
                     yield Cell(kind, pools[kind][order].sort().values)
+
+    def _hardest(self) -> Int64[Tensor, " h"]:
+        """Half of the single, rightly labelled rows, the hardest first; none of the references tells which."""
+        generator = torch.Generator().manual_seed(self.seed + 8000)
+        half, others = self.trained[torch.randperm(len(self.trained), generator=generator)].chunk(2)
+        if "of one half" not in self.kept:
+            self.kept["of one half"] = train(self.data.dataset, half, self.seed + 900)
+        rows = others[~self.wrong[others] & (self.persons[others] < 0)]
+        with torch.no_grad():
+            logits = self.kept["of one half"](self.images(rows))
+        return rows[log_odds(logits, self.data.labels[rows]).argsort(stable=True)]
 
 
 def fresh(seed: int) -> nn.Module:

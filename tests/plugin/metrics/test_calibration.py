@@ -9,7 +9,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from tests.plugin.trials import HeadOnly, make_trial, with_margins
-from unlearn_plugin.metrics._calibration import FEWEST_TUNING, calibrate, difficulty, matched_scores
+from unlearn_plugin.metrics._calibration import FEWEST_TUNING, calibrate, matched_scores
 from unlearn_plugin.metrics.base import Trial
 
 CLASSES = 4
@@ -130,33 +130,3 @@ def test_a_sample_beyond_the_tuning_controls_is_expected_at_their_end() -> None:
     own = trial.outputs(trial.original, "forget").margins.numpy()
     level = own[:2] - scores.forget[:2]
     assert -7 < level[0] < level[1] < 9
-
-
-@pytest.mark.parametrize("harder", [0.0, 2.0, -4.0])
-def test_difficulty_is_the_auc_of_normal_theory_whatever_the_model_remembers(harder: float) -> None:
-    """o of F is N(2 - harder, 4) and that of the controls N(2, 4): the AUC is Phi(-harder / (4 sqrt 2))."""
-    found = [difficulty(made_trial(3.0, harder=harder, n=800, sizes=2000, seed=seed)) for seed in range(3)]
-    assert np.mean(found) == pytest.approx(norm.cdf(-harder / (4 * math.sqrt(2))), abs=0.02)
-
-
-def test_where_out_of_sample_margins_are_noisy_a_harder_request_hides_a_residual_and_difficulty_shows_it() -> None:
-    """o = t + noise for a difficulty t: the level falls back to the mean, and F looks less known than it is."""
-    generator, parts, references = torch.Generator().manual_seed(0), {}, {}
-    for split, count, harder, known in (("forget", 400, 6, 2.1), ("controls", 1000, 0, 0), ("tuning", 1000, 0, 0)):
-        hard = 3 * torch.randn(count, generator=generator) - harder
-        references[split] = hard + 2 * torch.randn(count, generator=generator)
-        labels = [row % CLASSES for row in range(count)]
-        margins = hard + known + torch.randn(count, generator=generator)
-        parts[split] = (with_margins(margins, labels, CLASSES), labels)
-    trial = make_trial(
-        parts["forget"], parts["tuning"], parts["controls"], tuning=parts["tuning"], references=references,
-        original=HeadOnly(CLASSES, CLASSES), classes=CLASSES,
-    )  # fmt: skip
-    assert auc(trial) == pytest.approx(0.5, abs=0.03), "though every sample of F is known by 2.1"
-    assert difficulty(trial) < 0.2
-
-
-def test_without_references_nothing_is_known_of_difficulty() -> None:
-    trial = made_trial()
-    trial.references.clear()
-    assert difficulty(trial) is None
