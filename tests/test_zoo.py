@@ -16,7 +16,7 @@ from tests.benchmarks.zoo.cases import CASES
 from tests.benchmarks.zoo.results import Result, append, read
 from tests.benchmarks.zoo.table import DOCS, RESULTS, tables, write_tables
 from tests.benchmarks.zoo.world import Cell, World, make_world
-from unlearn_plugin.metrics._difficulty import out_of_sample_difficulty, recorded_difficulty
+from unlearn_hooks.references import log_odds
 
 
 def _write_idx(path: Path, array: np.ndarray) -> None:
@@ -71,9 +71,10 @@ def test_requests_hold_what_they_say(world: World, cells: dict[str, Cell]) -> No
     assert set(world.persons[cells["subject 20"].rows].tolist()) == {1}
     assert world.persons[cells["random 60"].rows].max() < 0
     assert not bool(world.wrong[cells["hard 30"].rows].any())
-    for known in (out_of_sample_difficulty, recorded_difficulty):
-        easy, hard = (known(judging.trials_of(world, cells[name])["B"]) for name in ("random 60", "hard 30"))
-        assert hard < easy - 0.1
+    asked, model = world._hardest(), world.kept["of one half"]
+    with torch.no_grad():
+        margins = log_odds(model(world.images(asked)), world.data.labels[asked])
+    assert set(asked[margins <= margins.sort().values[29]].tolist()) == set(cells["hard 30"].rows.tolist())
 
 
 def test_a_retrained_model_serves_only_requests_it_never_saw(world: World, cells: dict[str, Cell]) -> None:
