@@ -67,7 +67,8 @@ class ImageData:
         first = self._read(0)
         if first.numel() * first.element_size() * len(self) > MEMORY_BUDGET:
             return None
-        return torch.empty((len(self), *first.shape)), torch.zeros(len(self), dtype=torch.bool)
+        with torch.inference_mode(mode=False):  # whoever asks first: later ones may not write to inference tensors
+            return torch.empty((len(self), *first.shape)), torch.zeros(len(self), dtype=torch.bool)
 
     def _read(self, row: int) -> Float32[Tensor, "c h w"]:
         image, label = self.dataset[row]

@@ -130,8 +130,9 @@ def _unlearnt(
     references = dict(trial.references)
     if references and prepared.references:
         references["forget"] = prepared.references.margins(forget)
-    pseudo = replace(trial, forget=forget, retain=retain, subjects=None, references=references, recorded_loss={})
-    return model, replace(pseudo, _outputs={})
+    return model, replace(
+        trial, forget=forget, retain=retain, subjects=None, references=references, recorded_loss={}, _outputs={}
+    )
 
 
 def _is_finite(model: nn.Module) -> bool:

@@ -151,6 +151,13 @@ def test_images_are_read_once_and_only_when_asked_for() -> None:
     assert sum(data.dataset.reads) == 3  # and the first row, for the size of all
 
 
+def test_images_first_asked_for_in_inference_mode_can_be_read_on_outside_of_it() -> None:
+    data = image_data()
+    with torch.inference_mode():
+        data.images(torch.tensor([3]))
+    assert data.images(torch.tensor([3, 4]))[:, 0, 0, 0].tolist() == [3, 4]
+
+
 def test_random_images_are_read_anew_each_time() -> None:
     data = image_data(deterministic=False)
     for _ in range(3):

@@ -4,12 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sklearn.datasets import load_digits
 from torch import nn
 
 from tests.conftest import World
+from tests.plugin.conftest import job_for
 from tests.plugin.small_job import small_job
+from unlearn_plugin.demo import Scene
 from unlearn_plugin.judging import Bench, make_trial, measure_all
 from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.metrics.membership import Membership
 from unlearn_plugin.metrics.utility import Utility
 from unlearn_plugin.preparation import Prepared, prepare
 from unlearn_plugin.progress import Progress
@@ -50,6 +54,25 @@ def test_of_very_few_samples_nothing_is_measured_that_would_be_about_a_single_on
     assert told <= {"utility", "change"}
     assert "fewer than 5" in found["membership"]["before"]["note"]
     assert found["utility"]["before"]["details"]["forget"] is None
+
+
+def test_wrongly_labelled_samples_are_known_to_be_hard_by_the_losses_of_the_record(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """Digits are named by their rows, so it is known which of them lie in the folder of another one."""
+    truth = load_digits().target
+    paths = [path.relative_to(scene.data / "train") for path in (scene.data / "train").rglob("*.png")]
+    wrong = {path.as_posix(): int(path.parent.name) != truth[int(path.stem.partition("-")[2])] for path in paths}
+    difficulty = {}
+    for kind in (True, False):
+        (tmp_path / f"{kind}.csv").write_text(
+            "\n".join(["id", *sorted(n for n, one in wrong.items() if one == kind)[::3]])
+        )
+        prepared = prepare(job_for(scene, tmp_path / "out", forget=str(tmp_path / f"{kind}.csv")))
+        trial = make_trial(prepared, QUIET)
+        difficulty[kind] = Membership().measure(trial.original, trial).details["difficulty"]
+    assert difficulty[True] < 0.15
+    assert difficulty[False] > 0.5
 
 
 def test_another_reference_is_measured_anew(prepared: Prepared) -> None:

@@ -410,6 +410,17 @@ def test_every_line_looks_at_the_calibrated_numbers(changes: dict[str, Any], sta
     assert calibrated(**changes).status == status
 
 
+def test_the_calibrated_test_asks_the_references_how_hard_the_request_is() -> None:
+    plain = membership(0.51, 0.46, 0.56)
+    plain["details"]["difficulty"] = 0.1  # of the recorded losses: not asked
+    after = membership(0.51, 0.46, 0.56)
+    after["details"]["difficulty"] = 0.39
+    assert calibrated(**{AFTER: plain}).status == "NO_RESIDUAL_DETECTED"
+    found = calibrated(after=after)
+    assert found.status == "INCONCLUSIVE"
+    assert "for models that never saw either" in found.reasons[0]
+
+
 def test_without_a_negative_control_of_its_own_the_calibrated_test_certifies_nothing() -> None:
     assert calibrated(**{WOLF: {"before": None, "after": None}}).status == "INCONCLUSIVE"
 

@@ -13,6 +13,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,14 +66,15 @@ def _judge_cell(world: World, cell: Cell, cases: list[str], tiers: str) -> Itera
         model = CASES[name].make(world, cell)
         verdicts = judge(cell, seen, model, trials)
         left = None if model is retrained else oracle(model, retrained, trials["B"])
-        statuses = {tier: verdict.status for tier, verdict in verdicts.items()}
+        columns: dict[str, Any] = {}
+        for tier, judged in verdicts.items():
+            columns |= {tier: judged.status, f"{tier}_without": judged.without, f"{tier}_difficulty": judged.difficulty}
         yield Result(
             seed=world.seed,
             cell=cell.name,
             case=name,
-            A=statuses.get("A", ""),
-            B=statuses["B"],
-            margin=verdicts["B"].margin,
+            **columns,
+            margin=verdicts["B"].verdict.margin,
             left=left and left.value,
             left_surely=left and left.details["lower975"],
         )

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from tests.benchmarks.trial import make_trial
 from tests.benchmarks.zoo.world import CLASSES, Cell, World
 from unlearn_plugin.measurement import Measurement
 from unlearn_plugin.metrics.base import Trial
+from unlearn_plugin.primary import primary
 from unlearn_plugin.probes import PROBES
 from unlearn_plugin.registry import metrics
 from unlearn_plugin.report.report import rounded
@@ -30,6 +31,25 @@ _ALARM: Measured = {
 _QUIET: Measured = {
     "value": 0.0, "low": 0.0, "high": 0.0, "details": {"p_value": 1.0, "cramer_von_mises_p_value": 1.0},
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdict on one model.
+
+    Attributes:
+        verdict: By the whole rule.
+        without: What the status were if nothing were known of the request's difficulty, line 13 of the rule.
+        difficulty: AUC by which that line decides; ``None`` where it is not known.
+    """
+
+    verdict: Verdict
+    without: str
+    difficulty: float | None
+
+    @property
+    def status(self) -> str:
+        return self.verdict.status
 
 
 def trials_of(world: World, cell: Cell) -> dict[str, Trial]:
@@ -51,15 +71,13 @@ def before(trial: Trial) -> Measured:
     return measure(trial.original, trial, _FIRST[_tier(trial)])
 
 
-def judge(
-    cell: Cell, seen: Mapping[str, Measured], model: nn.Module, trials: Mapping[str, Trial]
-) -> dict[str, Verdict]:
+def judge(cell: Cell, seen: Mapping[str, Measured], model: nn.Module, trials: Mapping[str, Trial]) -> dict[str, Judged]:
     """The verdict on a model by each tier, with `seen` of the one before.
 
     The verdict is a pure function, so what is not measured yet can be supposed both ways. Measuring ends when the
     verdict is the same whatever the rest would say: most models of the zoo are found out before the last probe.
     """
-    found: dict[str, Verdict] = {}
+    found: dict[str, Judged] = {}
     shared: Measured = {}
     for tier, trial in trials.items():
         after, rest = {}, further(trial)
@@ -69,7 +87,7 @@ def judge(
             after |= {name: shared[name] for name in wanted if name in shared} | measure(model, trial, fresh)
             shared |= {name: after[name] for name in _WITHOUT_REFERENCES if name in after}
             possible = [_decide(cell, seen[tier], after | supposed) for supposed in _suppositions(rest)]
-            if len({verdict.status for verdict in possible}) == 1:
+            if len({(judged.status, judged.without) for judged in possible}) == 1:
                 found[tier] = possible[0]
             wanted = [rest.pop(0)] if rest else []
     return found
@@ -106,14 +124,16 @@ def oracle(model: nn.Module, retrained: nn.Module, trial: Trial) -> Measurement:
     return metrics().create("calibrated_membership", {}).measure(model, replace(trial, references=margins))
 
 
-def _decide(cell: Cell, seen: Measured, after: Measured) -> Verdict:
+def _decide(cell: Cell, seen: Measured, after: Measured) -> Judged:
     measurements = {name: {"before": seen.get(name), "after": after[name], "reference": None} for name in after}
-    return decide(
-        rounded({
-            "guard": {"reasons": []},
-            "procedure": {"exact": False},
-            "request": {"kind": "samples", "n_subjects": 1 if cell.kind == "subject" else None},
-            "model": {"num_classes": CLASSES, "reference": None},
-            "measurements": measurements,
-        })
-    )
+    report = rounded({
+        "guard": {"reasons": []},
+        "procedure": {"exact": False},
+        "request": {"kind": "samples", "n_subjects": 1 if cell.kind == "subject" else None},
+        "model": {"num_classes": CLASSES, "reference": None},
+        "measurements": measurements,
+    })
+    verdict = decide(report)
+    details = (report["measurements"][primary(report)]["after"] or {})["details"]
+    difficulty = details.pop("difficulty", None)
+    return Judged(verdict, decide(report).status, difficulty)

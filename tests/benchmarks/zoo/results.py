@@ -16,6 +16,10 @@ class Result:
         case: How the request was answered, see `cases.py`.
         A: Status by tier A, without references; empty where only tier B was asked for.
         B: Status by tier B.
+        A_without: Status by tier A if nothing were known of the request's difficulty, line 13 of the rule.
+        B_without: The same by tier B.
+        A_difficulty: What tier A knows of it: an AUC, below 0.5 for hard requests; ``None`` where it knows nothing.
+        B_difficulty: What tier B knows of it.
         margin: Excess over 0.5 that tier B had to rule out; ``None`` where it was blind.
         left: AUC that the oracle sees, see `judge.oracle`; ``None`` for the retrained models, which it is made from.
         left_surely: Its one-sided 97.5 % lower bound.
@@ -24,8 +28,12 @@ class Result:
     seed: int
     cell: str
     case: str
-    A: str
+    A: str = ""
     B: str
+    A_without: str = ""
+    B_without: str = ""
+    A_difficulty: float | None = None
+    B_difficulty: float | None = None
     margin: float | None = None
     left: float | None = None
     left_surely: float | None = None
@@ -51,5 +59,8 @@ def append(path: Path, result: Result) -> None:
 
 
 def _result(row: Mapping[str, str]) -> Result:
-    numbers = {name: float(row[name]) if row[name] else None for name in ("margin", "left", "left_surely")}
-    return Result(seed=int(row["seed"]), **{name: row[name] for name in ("cell", "case", "A", "B")}, **numbers)
+    values = {
+        field.name: (float(row[field.name]) if row[field.name] else None) if field.default is None else row[field.name]
+        for field in fields(Result)
+    }
+    return Result(**{**values, "seed": int(row["seed"])})

@@ -42,6 +42,13 @@ def tables(lines: list[Result]) -> Iterable[str]:
             f"verdicts. *Left*: mean AUC that the oracle sees, and its 95 % interval over the seeds."
         )
         yield _by_method(methods, known)
+    large = [line for line in lines if int(line.cell.split()[-1]) >= 100]
+    yield (
+        "**What line 13 of the rule does**, on requests of 100 samples or more: what is known of their difficulty (an "
+        "AUC, below 0.5 for harder ones), and the verdicts that it turned from OK to INCONCLUSIVE. *Rightly*: the "
+        "model still knew the request, or the oracle surely sees more than the margin."
+    )
+    yield _by_difficulty(large)
 
 
 def _by_request(lines: list[Result], tier: str) -> str:
@@ -114,6 +121,20 @@ def _by_method(methods: list[Result], known: list[Result]) -> str:
             wrong = sum(_surely_more(line) for line in passed)
             counts = " | ".join(str([line.B for line in mine].count(one)) for one in STATUSES)
             rows.append(f"| {case} | {cell} | {counts} | {_mean_left(mine)} | {wrong} of {len(passed)} |")
+    return "\n".join(rows)
+
+
+def _by_difficulty(lines: list[Result]) -> str:
+    rows = ["| request | tier | difficulty | held back | rightly | really retrained |", "|---|---|---|---|---|---|"]
+    for cell in _cells(lines):
+        for tier in TIERS:
+            mine = [line for line in lines if line.cell == cell and _status(line, tier)]
+            known = [value for line in mine if (value := getattr(line, f"{tier}_difficulty")) is not None]
+            held = [line for line in mine if getattr(line, f"{tier}_without") == OK != _status(line, tier)]
+            rightly = sum(_truth(line) == "kept" or _surely_more(line) for line in held)
+            retrained = sum(_truth(line) == "forgotten" for line in held)
+            reach = f"{min(known):.2f} to {max(known):.2f}" if known else "–"
+            rows.append(f"| {cell} | {tier} | {reach} | {len(held)} of {len(mine)} | {rightly} | {retrained} |")
     return "\n".join(rows)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
 from timm.models import save_for_hf
 from torch import nn
 
@@ -138,5 +139,7 @@ def test_a_retrained_model_is_likened_to_the_others_and_not_to_itself() -> None:
     agreement, alignment = places["agreement"], places["feature_alignment"]  # one feature: the squared correlation
     assert agreement["value"] == pytest.approx((0 + 1 / 4 + 2 / 4) / 3)
     assert (agreement["mean"], agreement["spread"]) == pytest.approx((2 / 3, np.std([5 / 8, 6 / 8, 5 / 8], ddof=1)))
+    reach = student.ppf(0.975, 2) * 2 * agreement["spread"] * (4 / 3) ** 0.5  # 2 is (n - 1) / (n - 2)
+    assert agreement["high"] - agreement["mean"] == pytest.approx(reach)
     assert alignment["value"] == pytest.approx((1 + 0.8**2 + 0.6**2) / 3)
     assert alignment["mean"] == pytest.approx((0.8**2 + 0.6**2 + 0.0**2) / 3)

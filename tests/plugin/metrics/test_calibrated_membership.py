@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from tests.plugin.metrics.test_calibration import made_trial
+from tests.plugin.metrics.test_calibration import CLASSES, made_trial
+from tests.plugin.trials import HeadOnly
 from unlearn_plugin.exposure import tail_rate
 from unlearn_plugin.measurement import Measurement
 from unlearn_plugin.metrics._calibration import matched_scores
+from unlearn_plugin.metrics._difficulty import out_of_sample_difficulty
 from unlearn_plugin.metrics.base import Trial
 from unlearn_plugin.metrics.calibrated_membership import CalibratedMembership
 from unlearn_plugin.metrics.membership import Membership
@@ -57,6 +59,13 @@ def test_the_tail_is_that_of_the_scores() -> None:
     trial = made_trial(2.0, sizes=1000)
     matched = matched_scores(trial.original, trial)
     assert measure(trial).details["tpr"]["0.01"]["value"] == tail_rate(matched, 0.01).value
+
+
+def test_difficulty_is_that_of_the_references_and_the_same_for_every_model() -> None:
+    trial = made_trial(2.0, harder=4.0)
+    found = measure(trial).details["difficulty"]
+    assert found == out_of_sample_difficulty(trial) < 0.4
+    assert CalibratedMembership().measure(HeadOnly(CLASSES, CLASSES), trial).details["difficulty"] == found
 
 
 @pytest.mark.parametrize("gone", ["references", "tuning"])
